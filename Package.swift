@@ -1,0 +1,99 @@
+// swift-tools-version: 6.2
+import PackageDescription
+
+/// Settings of every Swift target: Swift 6 mode, explicit existentials, imports that say what they use.
+let strict: [SwiftSetting] = [
+    .swiftLanguageMode(.v6),
+    .enableUpcomingFeature("ExistentialAny"),
+    .enableUpcomingFeature("MemberImportVisibility"),
+    .treatAllWarnings(as: .error),
+]
+
+/// The Swift kernels are built optimised in debug too: tests run real networks.
+func kernelSettings(targetCPU: [String]) -> [SwiftSetting] {
+    [.unsafeFlags(["-Ounchecked", "-enforce-exclusivity=unchecked"] + targetCPU)]
+}
+
+#if arch(x86_64)
+    /// One source, built once per instruction set; `GraftCPU` chooses at run time.
+    let kernelVariants: [(name: String, flags: [String])] = [
+        ("GraftCPUKernelsBaseline", []),
+        ("GraftCPUKernelsAVX2", ["-target-cpu", "haswell"]),
+        ("GraftCPUKernelsAVX512", ["-target-cpu", "skylake-avx512"]),
+    ]
+#else
+    let kernelVariants: [(name: String, flags: [String])] = [("GraftCPUKernelsBaseline", [])]
+#endif
+
+var targets: [Target] = [
+    // C
+    .target(name: "COpenCL"),
+    .target(
+        name: "CImageCodecs",
+        linkerSettings: [.linkedLibrary("jpeg"), .linkedLibrary("png")]),
+    .target(
+        name: "CSystemSupport",
+        linkerSettings: [.linkedLibrary("crypto"), .linkedLibrary("z")]),
+    .target(
+        name: "GraftKernels", path: "Kernels", exclude: ["cl"], cSettings: [.unsafeFlags(["-Wno-c23-extensions"])]),
+
+    // Swift
+    .target(name: "GraftTensor"),
+    .target(name: "GraftGraph", dependencies: ["GraftTensor"]),
+    .target(
+        name: "GraftCPU",
+        dependencies: ["GraftTensor", "GraftGraph", "CSystemSupport"]
+            + kernelVariants.map { .target(name: $0.name) }),
+    .target(
+        name: "GraftOpenCL",
+        dependencies: ["GraftTensor", "GraftGraph", "GraftKernels", "COpenCL", "CSystemSupport"]),
+    .target(name: "GraftCheckpoint", dependencies: ["GraftTensor", "CSystemSupport"]),
+    .target(name: "GraftVision", dependencies: ["GraftTensor", "CImageCodecs"]),
+    .target(
+        name: "Graft",
+        dependencies: [
+            "GraftTensor", "GraftGraph", "GraftCPU", "GraftCheckpoint", "GraftVision", "CSystemSupport",
+            .target(name: "GraftOpenCL", condition: .when(traits: ["OpenCL"])),
+        ],
+        resources: []),
+    .executableTarget(name: "GraftCLI", dependencies: ["Graft"]),
+
+    // Tests
+    .target(
+        name: "BackendConformance", dependencies: ["GraftTensor", "GraftGraph"], path: "Tests/BackendConformance"),
+    .testTarget(name: "GraftTensorTests", dependencies: ["GraftTensor"]),
+    .testTarget(name: "GraftGraphTests", dependencies: ["GraftGraph", "GraftTensor"]),
+    .testTarget(name: "GraftCPUTests", dependencies: ["GraftCPU", "GraftGraph", "GraftTensor", "BackendConformance"]),
+    .testTarget(
+        name: "GraftOpenCLTests",
+        dependencies: ["GraftOpenCL", "GraftCPU", "GraftGraph", "GraftTensor", "BackendConformance"]),
+    .testTarget(name: "GraftCheckpointTests", dependencies: ["GraftCheckpoint", "GraftTensor"]),
+    .testTarget(name: "GraftVisionTests", dependencies: ["GraftVision", "GraftTensor"]),
+    .testTarget(name: "GraftTests", dependencies: ["Graft", "GraftGraph", "GraftTensor", "GraftCheckpoint", "GraftVision"]),
+    .testTarget(name: "CLITests", dependencies: ["GraftTensor", "GraftCheckpoint"]),
+    .testTarget(name: "LayeringTests"),
+]
+
+for target in targets where target.name.hasPrefix("Graft") || target.type == .test || target.name == "BackendConformance" {
+    if target.name != "GraftKernels" { target.swiftSettings = strict + (target.swiftSettings ?? []) }
+}
+for variant in kernelVariants {
+    targets.append(
+        .target(
+            name: variant.name, path: "Sources/GraftCPUKernels/\(variant.name)",
+            swiftSettings: strict + kernelSettings(targetCPU: variant.flags)))
+}
+
+let package = Package(
+    name: "Graft",
+    products: [
+        .library(name: "Graft", targets: ["Graft"]),
+        .executable(name: "graft", targets: ["GraftCLI"]),
+    ],
+    traits: [
+        .default(enabledTraits: ["OpenCL"]),
+        .trait(name: "OpenCL", description: "The OpenCL backend; without it no OpenCL header is needed to build."),
+    ],
+    targets: targets,
+    cLanguageStandard: .c2x
+)
