@@ -38,7 +38,7 @@ var targets: [Target] = [
         name: "GraftKernels", path: "Kernels", exclude: ["cl"], cSettings: [.unsafeFlags(["-Wno-c23-extensions"])]),
 
     // Swift
-    .target(name: "GraftTensor"),
+    .target(name: "GraftTensor", linkerSettings: [.linkedLibrary("m", .when(platforms: [.linux]))]),
     .target(name: "GraftGraph", dependencies: ["GraftTensor"]),
     .target(
         name: "GraftCPU",
@@ -74,6 +74,12 @@ var targets: [Target] = [
     .testTarget(name: "LayeringTests"),
 ]
 
+/// Loops over weights and pixels live here too: optimised in debug, so that tests on real networks stay short.
+let optimizedInDebug: Set = ["GraftTensor", "GraftGraph", "GraftCPU", "GraftOpenCL", "GraftCheckpoint", "GraftVision", "BackendConformance"]
+
+for target in targets where optimizedInDebug.contains(target.name) {
+    target.swiftSettings = [.unsafeFlags(["-O"], .when(configuration: .debug))]
+}
 for target in targets where target.name.hasPrefix("Graft") || target.type == .test || target.name == "BackendConformance" {
     if target.name != "GraftKernels" { target.swiftSettings = strict + (target.swiftSettings ?? []) }
 }

@@ -1,0 +1,185 @@
+import GraftTensor
+
+/// The memory layout of the CPU kernel classes, in Swift and in OpenCL C alike.
+///
+/// - Activation (and int32 indices): `[⌈C/16⌉][N][H][W][16]`, the channel block outermost, the batch inside it. Lanes
+///   of channels that do not exist hold zero, always.
+/// - Channel vector: `⌈C/32⌉ · 32` floats, zero behind the last channel.
+/// - Weight `[K, C/groups, R, S]`: `[⌈K/32⌉][R·S][B][16][32]`, for a block of 32 output channels, kernel position,
+///   input block and input lane. Output block `kb` reads the `B` input blocks from ``WeightBlocking/firstInputBlock(of:)``,
+///   those that its groups touch; without groups all of them. Weights between channels of different groups, and of
+///   channels that do not exist, are zero. Gradients and optimizer state have the same layout and the same zeros.
+/// - Pixels, labels, metrics: as on the host.
+package enum ChannelBlockedLayout {
+    /// Channels per activation block: one vector of 16 floats.
+    package static let block = 16
+    /// Output channels per weight block.
+    package static let outputBlock = 32
+
+    /// Bytes of a value.
+    package static func byteCount(of kind: ValueKind) -> Int {
+        switch kind {
+        case .activation(let shape), .indices(let shape): 4 * blockCount(shape.channels) * shape.batch * shape.pixelCount * block
+        case .weight(let weight): 4 * WeightBlocking(weight).elementCount
+        case .channelVector(let count): 4 * (count + outputBlock - 1) / outputBlock * outputBlock
+        case .pixels(let batch, let height, let width): batch * height * width * 3
+        case .labels(let batch): 4 * batch
+        case .metrics: 8
+        }
+    }
+
+    /// ⌈channels/16⌉.
+    package static func blockCount(_ channels: Int) -> Int { (channels + block - 1) / block }
+
+    /// Converts a host tensor of the kind's host shape to this layout.
+    package static func pack(_ tensor: HostTensor, kind: ValueKind) throws(DeviceError) -> [UInt8] {
+        guard tensor.shape.elementCount == kind.hostShape.elementCount else {
+            throw DeviceError.dataMismatch("a tensor of shape \(tensor.shape) was written to a value of shape \(kind.hostShape)")
+        }
+        var bytes = [UInt8](repeating: 0, count: byteCount(of: kind))
+        switch (kind, tensor.storage) {
+        case (.activation(let shape), .float32(let values)): copyToBlocks(values, shape, &bytes)
+        case (.indices(let shape), .int32(let values)): copyToBlocks(values, shape, &bytes)
+        case (.weight(let weight), .float32(let values)):
+            bytes.withUnsafeMutableBytes { target in
+                let packed = target.bindMemory(to: Float.self)
+                WeightBlocking(weight).forEachRun { logical, offset, count, logicalStride in
+                    for lane in 0..<count { packed[offset + lane] = values[logical + lane * logicalStride] }
+                }
+            }
+        case (.channelVector, .float32(let values)), (.metrics, .float32(let values)): copyPrefix(values, &bytes)
+        case (.labels, .int32(let values)): copyPrefix(values, &bytes)
+        case (.pixels, .uint8(let values)): return values
+        case (.activation, _), (.indices, _), (.weight, _), (.channelVector, _), (.metrics, _), (.labels, _), (.pixels, _):
+            throw DeviceError.dataMismatch("a tensor of the wrong element type was written to a value of shape \(kind.hostShape)")
+        }
+        return bytes
+    }
+
+    /// Converts memory in this layout to a host tensor.
+    package static func unpack(_ bytes: UnsafeRawBufferPointer, kind: ValueKind) -> HostTensor {
+        let shape = kind.hostShape
+        switch kind {
+        case .activation(let extents):
+            return HostTensor(shape, copyFromBlocks(bytes.bindMemory(to: Float.self), extents, zero: 0))
+        case .indices(let extents):
+            return HostTensor(
+                shape: shape, storage: .int32(copyFromBlocks(bytes.bindMemory(to: Int32.self), extents, zero: 0)))
+        case .weight(let weight):
+            let packed = bytes.bindMemory(to: Float.self)
+            let values = [Float](unsafeUninitializedCapacity: shape.elementCount) { target, initialized in
+                WeightBlocking(weight).forEachRun { logical, offset, count, logicalStride in
+                    for lane in 0..<count { target[logical + lane * logicalStride] = packed[offset + lane] }
+                }
+                initialized = shape.elementCount
+            }
+            return HostTensor(shape, values)
+        case .channelVector, .metrics:
+            return HostTensor(shape, Array(bytes.bindMemory(to: Float.self).prefix(shape.elementCount)))
+        case .labels:
+            return HostTensor(shape: shape, storage: .int32(Array(bytes.bindMemory(to: Int32.self).prefix(shape.elementCount))))
+        case .pixels:
+            return HostTensor(shape: shape, storage: .uint8(Array(bytes.prefix(shape.elementCount))))
+        }
+    }
+
+    private static func copyPrefix<Element>(_ values: [Element], _ bytes: inout [UInt8]) {
+        bytes.withUnsafeMutableBytes { target in values.withUnsafeBytes { target.copyMemory(from: $0) } }
+    }
+
+    private static func copyToBlocks<Element>(_ values: [Element], _ shape: ActivationShape, _ bytes: inout [UInt8]) {
+        let pixels = shape.pixelCount
+        bytes.withUnsafeMutableBytes { target in
+            let packed = target.bindMemory(to: Element.self)
+            values.withUnsafeBufferPointer { values in
+                for n in 0..<shape.batch {
+                    for c in 0..<shape.channels {
+                        let source = (n * shape.channels + c) * pixels
+                        let start = ((c / block) * shape.batch + n) * pixels * block + c % block
+                        for pixel in 0..<pixels { packed[start + pixel * block] = values[source + pixel] }
+                    }
+                }
+            }
+        }
+    }
+
+    private static func copyFromBlocks<Element>(
+        _ packed: UnsafeBufferPointer<Element>, _ shape: ActivationShape, zero: Element
+    ) -> [Element] {
+        let pixels = shape.pixelCount
+        return [Element](unsafeUninitializedCapacity: shape.elementCount) { target, initialized in
+            for n in 0..<shape.batch {
+                for c in 0..<shape.channels {
+                    let source = (n * shape.channels + c) * pixels
+                    let start = ((c / block) * shape.batch + n) * pixels * block + c % block
+                    for pixel in 0..<pixels { target[source + pixel] = packed[start + pixel * block] }
+                }
+            }
+            initialized = shape.elementCount
+        }
+    }
+}
+
+/// Which input blocks each block of 32 output channels reads, and where its weights lie.
+package struct WeightBlocking: Hashable, Sendable {
+    package let shape: WeightShape
+    /// ⌈K/32⌉.
+    package let outputBlockCount: Int
+    /// B: input blocks of 16 per output block, the same for all.
+    package let inputBlockCount: Int
+
+    package init(_ shape: WeightShape) {
+        self.shape = shape
+        outputBlockCount = (shape.outputChannels + 31) / 32
+        let total = ChannelBlockedLayout.blockCount(shape.inputChannels)
+        var widest = 1
+        for block in 0..<outputBlockCount {
+            let channels = Self.inputChannels(of: block, shape)
+            widest = max(widest, (channels.upperBound + 15) / 16 - channels.lowerBound / 16)
+        }
+        inputBlockCount = min(widest, total)
+    }
+
+    /// Floats in memory.
+    package var elementCount: Int {
+        outputBlockCount * shape.kernelHeight * shape.kernelWidth * inputBlockCount * 16 * 32
+    }
+
+    /// The first of the ``inputBlockCount`` input blocks that output block `block` reads.
+    package func firstInputBlock(of block: Int) -> Int {
+        let total = ChannelBlockedLayout.blockCount(shape.inputChannels)
+        return min(Self.inputChannels(of: block, shape).lowerBound / 16, total - inputBlockCount)
+    }
+
+    private static func inputChannels(of block: Int, _ shape: WeightShape) -> Range<Int> {
+        let outputsPerGroup = max(shape.outputChannels / shape.groups, 1)
+        let first = block * 32 / outputsPerGroup
+        let last = (min(block * 32 + 32, shape.outputChannels) - 1) / outputsPerGroup
+        return first * shape.inputChannelsPerGroup..<(last + 1) * shape.inputChannelsPerGroup
+    }
+
+    /// Calls `body(logical index, packed offset, count, logical stride)` for each run of output lanes of one group.
+    package func forEachRun(_ body: (Int, Int, Int, Int) -> Void) {
+        let perGroup = shape.inputChannelsPerGroup
+        let outputsPerGroup = max(shape.outputChannels / shape.groups, 1)
+        let positions = shape.kernelHeight * shape.kernelWidth
+        let stride = perGroup * positions
+        for block in 0..<outputBlockCount {
+            let firstInput = firstInputBlock(of: block) * 16
+            var output = block * 32
+            let end = min(output + 32, shape.outputChannels)
+            while output < end {
+                let group = output / outputsPerGroup
+                let runEnd = min(end, (group + 1) * outputsPerGroup)
+                for position in 0..<positions {
+                    for channel in 0..<perGroup {
+                        let lane = group * perGroup + channel - firstInput
+                        let offset = ((block * positions + position) * inputBlockCount * 16 + lane) * 32 + output % 32
+                        body((output * perGroup + channel) * positions + position, offset, runEnd - output, stride)
+                    }
+                }
+                output = runEnd
+            }
+        }
+    }
+}
