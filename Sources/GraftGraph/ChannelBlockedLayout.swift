@@ -21,7 +21,7 @@ package enum ChannelBlockedLayout {
         switch kind {
         case .activation(let shape), .indices(let shape): 4 * blockCount(shape.channels) * shape.batch * shape.pixelCount * block
         case .weight(let weight): 4 * WeightBlocking(weight).elementCount
-        case .channelVector(let count): 4 * (count + outputBlock - 1) / outputBlock * outputBlock
+        case .channelVector(let count): 4 * ((count + outputBlock - 1) / outputBlock) * outputBlock
         case .pixels(let batch, let height, let width): batch * height * width * 3
         case .labels(let batch): 4 * batch
         case .metrics: 8
