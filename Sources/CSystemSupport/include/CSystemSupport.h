@@ -1,1 +1,84 @@
+/// What Graft needs of the operating system, libcrypto and zlib, with no state shared between calls.
+///
+/// Functions that can fail return a status instead of setting global state; none writes to standard output.
 #pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+// SHA-256 (FIPS 180-4) by libcrypto.
+
+/// A running SHA-256. Not safe for use by two threads at once.
+typedef struct graft_sha256 graft_sha256;
+
+/// Starts a digest; NULL when libcrypto is out of memory or refuses SHA-256.
+graft_sha256 *graft_sha256_create(void);
+
+/// Adds `byte_count` bytes; `bytes` may be NULL when the count is zero. False when libcrypto fails.
+bool graft_sha256_update(graft_sha256 *digest, const void *bytes, size_t byte_count);
+
+/// A second digest with the same bytes so far; NULL when out of memory.
+graft_sha256 *graft_sha256_copy(const graft_sha256 *digest);
+
+/// Writes the 32 bytes of the digest; the handle must be destroyed afterwards and not updated again.
+bool graft_sha256_final(graft_sha256 *digest, uint8_t result[32]);
+
+/// Frees a digest; NULL is allowed.
+void graft_sha256_destroy(graft_sha256 *digest);
+
+// Deflate (RFC 1951) and CRC-32 by zlib.
+
+/// How inflating ended.
+typedef enum graft_inflate_status {
+    /// The stream ended and its output fit.
+    GRAFT_INFLATE_OK = 0,
+    /// The stream is not deflate data or contradicts itself.
+    GRAFT_INFLATE_CORRUPT = 1,
+    /// The input ended before the stream did.
+    GRAFT_INFLATE_TRUNCATED = 2,
+    /// The stream holds more than `output_capacity` bytes.
+    GRAFT_INFLATE_TOO_LARGE = 3,
+    /// zlib had no memory.
+    GRAFT_INFLATE_OUT_OF_MEMORY = 4,
+} graft_inflate_status;
+
+/// Inflates a raw deflate stream (no zlib or gzip header) into a buffer of fixed size.
+///
+/// `output_count` gets the bytes written, `input_used` the bytes consumed; both are set in every case. Nothing is ever
+/// written beyond `output_capacity`.
+graft_inflate_status graft_inflate_raw(
+    const void *input, size_t input_count, void *output, size_t output_capacity, size_t *output_count,
+    size_t *input_used);
+
+/// The most bytes that `graft_deflate_raw` needs for an input of this size.
+size_t graft_deflate_raw_bound(size_t input_count);
+
+/// Compresses into a raw deflate stream, level 1 to 9. False when the output does not fit or zlib has no memory.
+bool graft_deflate_raw(
+    const void *input, size_t input_count, int level, void *output, size_t output_capacity, size_t *output_count);
+
+/// The CRC-32 of zip and gzip; `crc` is 0 to start, or the value so far.
+uint32_t graft_crc32(uint32_t crc, const void *bytes, size_t byte_count);
+
+// Files.
+
+/// Flushes a file or a folder to the disk. 0, or the errno of the failure; a file system that cannot flush a folder is
+/// not a failure.
+int graft_sync_path(const char *path);
+
+/// The text of an errno, in a buffer of the caller's (`strerror` is not safe in threads).
+void graft_error_text(int error_number, char *buffer, size_t capacity);
+
+// Processor.
+
+/// Instruction sets that kernels are built for.
+typedef enum graft_instruction_set {
+    /// AVX2 with FMA.
+    GRAFT_AVX2_FMA = 0,
+    /// AVX-512 F, BW, CD, DQ and VL with FMA: what `-target-cpu skylake-avx512` assumes.
+    GRAFT_AVX512 = 1,
+} graft_instruction_set;
+
+/// Whether this processor and its operating system run an instruction set; false on other architectures than x86-64.
+bool graft_cpu_supports(graft_instruction_set instruction_set);
