@@ -7,7 +7,7 @@
 #define BEGIN(name) {name, (const char *)(const unsigned char[]){
 #define END }}
 
-static const GraftKernelSource sources[] = {
+static const graft_kernel_source sources[] = {
     BEGIN("prelude")
 #embed "cl/prelude.cl" suffix(, 0)
     END,
@@ -18,8 +18,8 @@ static const GraftKernelSource sources[] = {
 
 };
 
-size_t graftKernelSourceCount(void) { return sizeof(sources) / sizeof(sources[0]); }
+size_t graft_kernel_source_count(void) { return sizeof(sources) / sizeof(sources[0]); }
 
-const GraftKernelSource *graftKernelSourceAt(size_t index) {
-    return index < graftKernelSourceCount() ? &sources[index] : NULL;
+const graft_kernel_source *graft_kernel_source_at(size_t index) {
+    return index < graft_kernel_source_count() ? &sources[index] : NULL;
 }

@@ -10,6 +10,7 @@
         /// Preprocessor definitions, such as `("MR", 14)`: the program is built once for each distinct set.
         package var definitions: [Definition]
         package var arguments: [KernelArgument]
+        /// One to three extents in work-items, each a multiple of the local size where that is given.
         package var globalSize: [Int]
         /// Nil leaves the choice to the driver.
         package var localSize: [Int]?
@@ -41,7 +42,7 @@
         /// The buffer of an operand of the instruction.
         case input(Int)
         case output(Int)
-        /// A range of the plan's workspace.
+        /// A range of the plan's workspace; `offset` is a multiple of ``workspaceAlignment``.
         case workspace(offset: Int, byteCount: Int)
         /// A slab range of the optimizer instruction's cohort.
         case cohortParameters, cohortGradients, cohortState(Int)
@@ -50,10 +51,13 @@
         case float32(Float)
         /// Set anew for each run: ``DropoutMask/key(step:salt:)``.
         case dropoutKey(salt: UInt32)
-        /// Set anew for each run from ``CohortConstants``.
+        /// Set anew for each run from ``CohortConstants``: a `float`, except `isFirstStep`, an `int` that is 0 or 1.
         case cohortConstant(CohortConstant)
         /// Local memory.
         case local(byteCount: Int)
+
+        /// Ranges of the workspace begin at multiples of this many bytes: no device known aligns sub-buffers coarser.
+        package static let workspaceAlignment = 512
 
         package enum CohortConstant: Hashable, Sendable {
             case learningRate, weightDecay, momentum, isFirstStep, beta1, beta2, epsilon, biasCorrection1, biasCorrection2Root
@@ -77,6 +81,7 @@
 
     /// A family of kernels with one memory layout: pure functions from primitives to launches.
     ///
+    /// There are two: `CPUKernelClass(device:)` and `GPUKernelClass(device:)`, each made from a ``KernelDevice``.
     /// Results must not depend on the device's speed or thread count: work is split by shape alone.
     package protocol KernelClass: Sendable {
         /// `cpu-class` or `gpu-class`.

@@ -6,8 +6,8 @@
         /// Text by file name without extension.
         package static let texts: [String: String] = {
             var texts: [String: String] = [:]
-            for index in 0..<graftKernelSourceCount() {
-                guard let source = graftKernelSourceAt(index)?.pointee else { continue }
+            for index in 0..<graft_kernel_source_count() {
+                guard let source = graft_kernel_source_at(index)?.pointee else { continue }
                 texts[String(cString: source.name)] = String(cString: source.text)
             }
             return texts
