@@ -69,18 +69,22 @@ var targets: [Target] = [
         dependencies: ["GraftOpenCL", "GraftCPU", "GraftGraph", "GraftTensor", "BackendConformance"]),
     .testTarget(name: "GraftCheckpointTests", dependencies: ["GraftCheckpoint", "GraftTensor"]),
     .testTarget(name: "GraftVisionTests", dependencies: ["GraftVision", "GraftTensor"]),
-    .testTarget(name: "GraftTests", dependencies: ["Graft", "GraftGraph", "GraftTensor", "GraftCheckpoint", "GraftVision"]),
+    .testTarget(
+        name: "GraftTests", dependencies: ["Graft", "GraftGraph", "GraftTensor", "GraftCheckpoint", "GraftVision"]),
     .testTarget(name: "CLITests", dependencies: ["GraftTensor", "GraftCheckpoint"]),
     .testTarget(name: "LayeringTests"),
 ]
 
 /// Loops over weights and pixels live here too: optimised in debug, so that tests on real networks stay short.
-let optimizedInDebug: Set = ["GraftTensor", "GraftGraph", "GraftCPU", "GraftOpenCL", "GraftCheckpoint", "GraftVision", "BackendConformance"]
+let optimizedInDebug: Set = [
+    "GraftTensor", "GraftGraph", "GraftCPU", "GraftOpenCL", "GraftCheckpoint", "GraftVision", "BackendConformance",
+]
 
 for target in targets where optimizedInDebug.contains(target.name) {
     target.swiftSettings = [.unsafeFlags(["-O"], .when(configuration: .debug))]
 }
-for target in targets where target.name.hasPrefix("Graft") || target.type == .test || target.name == "BackendConformance" {
+for target in targets
+where target.name.hasPrefix("Graft") || target.type == .test || target.name == "BackendConformance" {
     if target.name != "GraftKernels" { target.swiftSettings = strict + (target.swiftSettings ?? []) }
 }
 for variant in kernelVariants {

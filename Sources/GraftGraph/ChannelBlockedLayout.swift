@@ -19,7 +19,8 @@ package enum ChannelBlockedLayout {
     /// Bytes of a value.
     package static func byteCount(of kind: ValueKind) -> Int {
         switch kind {
-        case .activation(let shape), .indices(let shape): 4 * blockCount(shape.channels) * shape.batch * shape.pixelCount * block
+        case .activation(let shape), .indices(let shape):
+            4 * blockCount(shape.channels) * shape.batch * shape.pixelCount * block
         case .weight(let weight): 4 * WeightBlocking(weight).elementCount
         case .channelVector(let count): 4 * ((count + outputBlock - 1) / outputBlock) * outputBlock
         case .pixels(let batch, let height, let width): batch * height * width * 3
@@ -34,7 +35,8 @@ package enum ChannelBlockedLayout {
     /// Converts a host tensor of the kind's host shape to this layout.
     package static func pack(_ tensor: HostTensor, kind: ValueKind) throws(DeviceError) -> [UInt8] {
         guard tensor.shape.elementCount == kind.hostShape.elementCount else {
-            throw DeviceError.dataMismatch("a tensor of shape \(tensor.shape) was written to a value of shape \(kind.hostShape)")
+            throw DeviceError.dataMismatch(
+                "a tensor of shape \(tensor.shape) was written to a value of shape \(kind.hostShape)")
         }
         var bytes = [UInt8](repeating: 0, count: byteCount(of: kind))
         switch (kind, tensor.storage) {
@@ -50,8 +52,10 @@ package enum ChannelBlockedLayout {
         case (.channelVector, .float32(let values)), (.metrics, .float32(let values)): copyPrefix(values, &bytes)
         case (.labels, .int32(let values)): copyPrefix(values, &bytes)
         case (.pixels, .uint8(let values)): return values
-        case (.activation, _), (.indices, _), (.weight, _), (.channelVector, _), (.metrics, _), (.labels, _), (.pixels, _):
-            throw DeviceError.dataMismatch("a tensor of the wrong element type was written to a value of shape \(kind.hostShape)")
+        case (.activation, _), (.indices, _), (.weight, _), (.channelVector, _), (.metrics, _), (.labels, _),
+            (.pixels, _):
+            throw DeviceError.dataMismatch(
+                "a tensor of the wrong element type was written to a value of shape \(kind.hostShape)")
         }
         return bytes
     }
@@ -77,7 +81,8 @@ package enum ChannelBlockedLayout {
         case .channelVector, .metrics:
             return HostTensor(shape, Array(bytes.bindMemory(to: Float.self).prefix(shape.elementCount)))
         case .labels:
-            return HostTensor(shape: shape, storage: .int32(Array(bytes.bindMemory(to: Int32.self).prefix(shape.elementCount))))
+            return HostTensor(
+                shape: shape, storage: .int32(Array(bytes.bindMemory(to: Int32.self).prefix(shape.elementCount))))
         case .pixels:
             return HostTensor(shape: shape, storage: .uint8(Array(bytes.prefix(shape.elementCount))))
         }

@@ -70,7 +70,9 @@ package struct ConvolutionGeometry: Hashable, Sendable {
     }
 
     /// Multiply-accumulate operations of the forward pass.
-    package var multiplyAccumulateCount: Int { output.elementCount * weight.inputChannelsPerGroup * kernelHeight * kernelWidth }
+    package var multiplyAccumulateCount: Int {
+        output.elementCount * weight.inputChannelsPerGroup * kernelHeight * kernelWidth
+    }
 }
 
 /// Extents of a convolution's weight; logical order `[outputChannels, inputChannels/groups, kernelHeight, kernelWidth]`.

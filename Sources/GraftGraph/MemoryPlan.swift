@@ -102,7 +102,8 @@ package struct MemoryPlan: Sendable {
         self.layout = layout
         self.options = options
         try placePersistent(programs)
-        let workspaceBytes = programs.lazy.flatMap(\.instructions).map { layout.workspaceByteCount($0.primitive) }.max() ?? 0
+        let workspaceBytes =
+            programs.lazy.flatMap(\.instructions).map { layout.workspaceByteCount($0.primitive) }.max() ?? 0
         if workspaceBytes > 0 { workspace = try appendSlot(.workspace, workspaceBytes, "workspace") }
         let firstShared = arenas.count
         for program in programs {
@@ -115,12 +116,14 @@ package struct MemoryPlan: Sendable {
             }
             try placeIO(program, &programSlots, firstShared: firstShared)
             try placeTransients(program, &programSlots, firstShared: firstShared)
-            slots.append(try programSlots.enumerated().map { (index, slot) throws(DeviceError) in
-                guard let slot else {
-                    throw DeviceError.unsupported("value \(program.values[index].name) has no slot: it is used but never written")
-                }
-                return slot
-            })
+            slots.append(
+                try programSlots.enumerated().map { (index, slot) throws(DeviceError) in
+                    guard let slot else {
+                        throw DeviceError.unsupported(
+                            "value \(program.values[index].name) has no slot: it is used but never written")
+                    }
+                    return slot
+                })
         }
     }
 
@@ -160,19 +163,24 @@ package struct MemoryPlan: Sendable {
         let total = offset + options.guardByteCount
         guard total <= layout.maximumArenaByteCount else {
             throw DeviceError.unsupported(
-                "the trainable parameters need \(formatBytes(total)) in one piece, the device allows \(formatBytes(layout.maximumArenaByteCount)); freeze more layers")
+                "the trainable parameters need \(formatBytes(total)) in one piece, the device allows \(formatBytes(layout.maximumArenaByteCount)); freeze more layers"
+            )
         }
         let roles: [ArenaRole] = [.parameters, .gradients] + (0..<options.optimizerStateCount).map { .state($0) }
         let base = arenas.count
         for role in roles { arenas.append(Arena(role: role, byteCount: total)) }
         for place in places {
-            func slot(_ arena: Int) -> Slot { Slot(arena: base + arena, offset: place.offset, byteCount: place.byteCount) }
+            func slot(_ arena: Int) -> Slot {
+                Slot(arena: base + arena, offset: place.offset, byteCount: place.byteCount)
+            }
             persistent[place.key] = (slot(0), place.kind)
             gradients[place.key] = slot(1)
             states[place.key] = (0..<options.optimizerStateCount).map { slot(2 + $0) }
         }
         cohorts = ranges.map { range in
-            func slot(_ arena: Int) -> Slot { Slot(arena: base + arena, offset: range.lowerBound, byteCount: range.count) }
+            func slot(_ arena: Int) -> Slot {
+                Slot(arena: base + arena, offset: range.lowerBound, byteCount: range.count)
+            }
             return CohortSlots(
                 parameters: slot(0), gradients: slot(1), states: (0..<options.optimizerStateCount).map { slot(2 + $0) })
         }
@@ -184,7 +192,8 @@ package struct MemoryPlan: Sendable {
         var ends: [Int: Int] = [:]
         for (index, value) in program.values.enumerated() where value.storage == .input || value.storage == .output {
             slots[index] = try place(
-                .io, layout.byteCount(value.kind), value.name, firstShared: firstShared) { ends[$1, default: 0] }
+                .io, layout.byteCount(value.kind), value.name, firstShared: firstShared
+            ) { ends[$1, default: 0] }
             if let slot = slots[index] {
                 ends[slot.arena] = slot.offset + aligned(slot.byteCount) + options.guardByteCount
             }
@@ -200,7 +209,9 @@ package struct MemoryPlan: Sendable {
         var members: [Int]
     }
 
-    private mutating func placeTransients(_ program: Program, _ slots: inout [Slot?], firstShared: Int) throws(DeviceError) {
+    private mutating func placeTransients(_ program: Program, _ slots: inout [Slot?], firstShared: Int)
+        throws(DeviceError)
+    {
         var intervals = liveIntervals(program)
         transientLowerBound = max(transientLowerBound, Self.largestLiveByteCount(intervals, program.instructions.count))
         if options.reusesMemory { intervals.sort { ($0.byteCount, $1.first) > ($1.byteCount, $0.first) } }
@@ -209,7 +220,9 @@ package struct MemoryPlan: Sendable {
             let rivals = placed.filter {
                 !options.reusesMemory || ($0.interval.first <= interval.last && interval.first <= $0.interval.last)
             }
-            let slot = try place(.transients, interval.byteCount, program.values[interval.members[0]].name, firstShared: firstShared) {
+            let slot = try place(
+                .transients, interval.byteCount, program.values[interval.members[0]].name, firstShared: firstShared
+            ) {
                 plan, arena in
                 plan.lowestGap(interval.byteCount, beside: rivals.lazy.map(\.slot).filter { $0.arena == arena })
             }
@@ -307,7 +320,8 @@ package struct MemoryPlan: Sendable {
         let total = options.guardByteCount + need
         guard total <= layout.maximumArenaByteCount else {
             throw DeviceError.unsupported(
-                "\(name) needs \(formatBytes(total)) in one piece, the device allows \(formatBytes(layout.maximumArenaByteCount)); try a smaller --batch-size")
+                "\(name) needs \(formatBytes(total)) in one piece, the device allows \(formatBytes(layout.maximumArenaByteCount)); try a smaller --batch-size"
+            )
         }
         arenas.append(Arena(role: role, byteCount: total))
         return Slot(arena: arenas.count - 1, offset: options.guardByteCount, byteCount: byteCount)

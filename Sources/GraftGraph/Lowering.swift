@@ -1,0 +1,564 @@
+import GraftTensor
+
+/// What a graph is lowered to.
+package struct LoweringOptions: Sendable {
+    package enum Mode: Hashable, Sendable {
+        /// Forward with running statistics, no dropout.
+        case inference
+        /// Forward, loss, backward, update.
+        case training
+    }
+
+    /// How images come in.
+    package enum Input: Hashable, Sendable {
+        /// uint8 `[N, H, W, 3]`, normalised on the device.
+        case pixels(mean: [Float], deviation: [Float])
+        /// float32 `[N, C, H, W]`, already normalised.
+        case tensor
+    }
+
+    package var batch: Int
+    package var height: Int
+    package var width: Int
+    package var mode: Mode
+    package var input: Input
+    /// Trainable parameters by cohort: those of one cohort became trainable at the same step. Inference programs that
+    /// share memory with a training program name the same cohorts.
+    package var cohorts: [[String]] = []
+    package var frozenStatistics: FrozenStatistics = .keep
+    package var dropout = true
+    package var labelSmoothing: Float = 0
+    package var optimizer: OptimizerRule = .sgd(momentum: true, nesterov: false)
+    /// Inference: nodes whose values the host reads, by the name they are asked for. Empty means the logits.
+    package var outputs: [String] = []
+
+    package init(batch: Int, height: Int, width: Int, mode: Mode, input: Input) {
+        self.batch = batch
+        self.height = height
+        self.width = width
+        self.mode = mode
+        self.input = input
+    }
+}
+
+extension Program {
+    /// Lowers a graph to one straight list of primitives.
+    ///
+    /// Frozen convolutions are merged with the batch norm behind them (its statistics kept), with the addition of a
+    /// residual and with a ReLU. Nodes that no output needs are left out. In training mode the list is
+    /// forward ++ loss ++ backward ++ update; gradients stop below the lowest trainable layer.
+    package init(_ graph: Graph, _ options: LoweringOptions) throws(GraphError) {
+        var lowering = try Lowering(graph, options)
+        switch options.mode {
+        case .inference: try lowering.lowerInference()
+        case .training: try lowering.lowerTraining()
+        }
+        self = lowering.program
+    }
+}
+
+/// The state of one lowering.
+private struct Lowering {
+    /// A run of nodes that becomes one forward instruction: a head, and what its epilogue takes in.
+    struct Group {
+        var head: Int
+        /// The batch norm folded into a convolution.
+        var foldedNorm: Int?
+        var add: Int?
+        var residual: Int?
+        var relu: Int?
+        /// The node whose value the instruction writes.
+        var output: Int
+    }
+
+    let graph: Graph
+    let options: LoweringOptions
+    let shapes: [ActivationShape]
+    let plan: FreezeAnalysis
+    let cohortOf: [String: Int]
+    let needed: [Bool]
+    let requested: Set<Int>
+    let consumers: [[Int]]
+    var program = Program()
+    var groups: [Group] = []
+    var valueOf: [Int: ValueID] = [:]
+    var parameterValues: [String: ValueID] = [:]
+    /// What backward needs of a group's forward instruction, by head.
+    var saved: [Int: [ValueID]] = [:]
+    var dropoutCount: UInt32 = 0
+    var gradientOf: [Int: ValueID] = [:]
+
+    init(_ graph: Graph, _ options: LoweringOptions) throws(GraphError) {
+        self.graph = graph
+        self.options = options
+        shapes = try graph.shapes(batch: options.batch, height: options.height, width: options.width)
+        var cohortOf: [String: Int] = [:]
+        for (cohort, names) in options.cohorts.enumerated() {
+            for name in names { cohortOf[name] = cohort }
+        }
+        self.cohortOf = cohortOf
+        plan = FreezeAnalysis(graph, trainable: Set(cohortOf.keys), frozenStatistics: options.frozenStatistics)
+        var wanted: Set<Int> = [graph.outputIndex]
+        if options.mode == .inference, !options.outputs.isEmpty {
+            wanted = []
+            for name in options.outputs { wanted.insert(try graph.index(of: name)) }
+        }
+        requested = wanted
+        var needed = [Bool](repeating: false, count: graph.nodes.count)
+        for index in wanted { needed[index] = true }
+        for index in graph.nodes.indices.reversed() where needed[index] {
+            for input in graph.nodes[index].inputs { needed[input] = true }
+        }
+        self.needed = needed
+        var consumers = [[Int]](repeating: [], count: graph.nodes.count)
+        for (index, node) in graph.nodes.enumerated() where needed[index] {
+            for input in node.inputs { consumers[input].append(index) }
+        }
+        self.consumers = consumers
+    }
+
+    // MARK: Grouping
+
+    private var isTraining: Bool { options.mode == .training }
+
+    /// Whether a batch norm normalises with running statistics here.
+    private func usesRunningStatistics(_ index: Int) -> Bool {
+        !isTraining || !plan.nodes[index].usesBatchStatistics
+    }
+
+    /// The only reader of a node whose own value nobody asks for.
+    private func onlyConsumer(of index: Int) -> Int? {
+        consumers[index].count == 1 && !requested.contains(index) ? consumers[index][0] : nil
+    }
+
+    private mutating func formGroups() {
+        var absorbed: Set<Int> = []
+        var headOf: [Int: Int] = [:]
+        for index in graph.nodes.indices where needed[index] && !absorbed.contains(index) {
+            var group = Group(head: index, output: index)
+            let canFuse =
+                switch graph.nodes[index].layer {
+                case .convolution, .linear, .batchNormalization, .add: true
+                case .input, .relu, .maxPooling, .averagePooling, .adaptiveAveragePooling, .concatenation, .dropout,
+                    .flatten, .subsampleAndPad:
+                    false
+                }
+            if canFuse {
+                if case .convolution = graph.nodes[index].layer, plan.nodes[index].trainableParameters.isEmpty,
+                    let next = onlyConsumer(of: index), case .batchNormalization = graph.nodes[next].layer,
+                    plan.nodes[next].trainableParameters.isEmpty, usesRunningStatistics(next)
+                {
+                    group.foldedNorm = next
+                    group.output = next
+                }
+                if case .add = graph.nodes[index].layer {
+                } else if let next = onlyConsumer(of: group.output), case .add = graph.nodes[next].layer,
+                    let other = graph.nodes[next].inputs.first(where: { $0 != group.output }),
+                    headOf[other, default: Int.max] < index
+                {
+                    group.add = next
+                    group.residual = other
+                    group.output = next
+                }
+                if let next = onlyConsumer(of: group.output), graph.nodes[next].layer == .relu {
+                    group.relu = next
+                    group.output = next
+                }
+            }
+            for member in [group.foldedNorm, group.add, group.relu].compactMap({ $0 }) { absorbed.insert(member) }
+            headOf[group.output] = index
+            groups.append(group)
+        }
+    }
+
+    // MARK: Values
+
+    /// The value of a parameter or statistic: trainable in its cohort's slab, else a constant.
+    private mutating func parameter(_ name: String, _ kind: ValueKind) -> ValueID {
+        if let known = parameterValues[name] { return known }
+        let storage: ValueStorage =
+            if let cohort = cohortOf[name] {
+                .parameter(key: name, source: .tensor(name), cohort: cohort)
+            } else {
+                .constant(key: name, source: .tensor(name))
+            }
+        let id = program.add(kind, storage, name)
+        parameterValues[name] = id
+        return id
+    }
+
+    private mutating func constant(_ key: String, _ kind: ValueKind, _ source: ParameterSource) -> ValueID {
+        if let known = parameterValues[key] { return known }
+        let id = program.add(kind, .constant(key: key, source: source), key)
+        parameterValues[key] = id
+        return id
+    }
+
+    private func activationStorage(of node: Int) -> ValueStorage {
+        !isTraining && requested.contains(node) ? .output : .transient
+    }
+
+    private mutating func newValue(of node: Int) -> ValueID {
+        program.add(.activation(shapes[node]), activationStorage(of: node), graph.nodes[node].name)
+    }
+
+    private func value(_ node: Int) -> ValueID {
+        guard let id = valueOf[node] else { preconditionFailure("\(graph.nodes[node].name) has not been lowered") }
+        return id
+    }
+
+    /// The convolution that a convolution or linear node is.
+    private func geometry(_ index: Int) -> ConvolutionGeometry? {
+        let input = shapes[graph.nodes[index].inputs.first ?? index]
+        return switch graph.nodes[index].layer {
+        case .convolution(let layer): layer.geometry(input)
+        case .linear(_, let output):
+            ConvolutionGeometry(input: input, outputChannels: output, kernelHeight: 1, kernelWidth: 1)
+        case .input, .batchNormalization, .relu, .maxPooling, .averagePooling, .adaptiveAveragePooling, .add,
+            .concatenation, .dropout, .flatten, .subsampleAndPad:
+            nil
+        }
+    }
+
+    private func hasBias(_ index: Int) -> Bool {
+        switch graph.nodes[index].layer {
+        case .convolution(let layer): layer.bias
+        case .linear: true
+        case .input, .batchNormalization, .relu, .maxPooling, .averagePooling, .adaptiveAveragePooling, .add,
+            .concatenation, .dropout, .flatten, .subsampleAndPad:
+            false
+        }
+    }
+
+    /// The weight that a group's convolution multiplies with: folded with a frozen batch norm, or the tensor itself.
+    private mutating func weight(_ group: Group, _ geometry: ConvolutionGeometry) -> ValueID {
+        let module = graph.nodes[group.head].module
+        guard let norm = group.foldedNorm, case .batchNormalization(_, let epsilon, _) = graph.nodes[norm].layer else {
+            return parameter("\(module).weight", .weight(geometry.weight))
+        }
+        let normModule = graph.nodes[norm].module
+        return constant(
+            "\(module).weight×\(normModule)", .weight(geometry.weight),
+            .foldedWeight(convolution: module, batchNormalization: normModule, epsilon: epsilon))
+    }
+
+    // MARK: Forward
+
+    mutating func lowerForward() throws(GraphError) {
+        formGroups()
+        for group in groups { try lowerForward(group) }
+    }
+
+    private mutating func lowerForward(_ group: Group) throws(GraphError) {
+        let index = group.head
+        let node = graph.nodes[index]
+        let shape = shapes[index]
+        func append(_ primitive: Primitive, _ inputs: [ValueID], _ outputs: [ValueID]) {
+            program.append(primitive, inputs, outputs, node: graph.nodes[group.output].name)
+        }
+        switch node.layer {
+        case .input:
+            switch options.input {
+            case .tensor:
+                valueOf[index] = program.add(.activation(shape), .input, node.name)
+                program.inputs["input"] = valueOf[index]
+            case .pixels(let mean, let deviation):
+                let pixels = program.add(
+                    .pixels(batch: shape.batch, height: shape.height, width: shape.width), .input, "pixels")
+                program.inputs["pixels"] = pixels
+                let output = newValue(of: index)
+                append(.imageNormalization(shape, mean: mean, deviation: deviation), [pixels], [output])
+                valueOf[index] = output
+            }
+        case .convolution, .linear:
+            guard let geometry = geometry(index) else { return }
+            var inputs = [value(node.inputs[0]), weight(group, geometry)]
+            var epilogue = Epilogue(residual: group.residual != nil, relu: group.relu != nil)
+            if let norm = group.foldedNorm, case .batchNormalization(_, let epsilon, _) = graph.nodes[norm].layer {
+                epilogue.bias = true
+                let normModule = graph.nodes[norm].module
+                inputs.append(
+                    constant(
+                        "\(node.module).bias×\(normModule)", .channelVector(geometry.outputChannels),
+                        .foldedBias(convolution: node.module, batchNormalization: normModule, epsilon: epsilon)))
+            } else if hasBias(index) {
+                epilogue.bias = true
+                inputs.append(parameter("\(node.module).bias", .channelVector(geometry.outputChannels)))
+            }
+            if let residual = group.residual { inputs.append(value(residual)) }
+            let output = newValue(of: group.output)
+            append(.convolution(geometry, epilogue), inputs, [output])
+            valueOf[group.output] = output
+        case .batchNormalization(let channels, let epsilon, let momentum):
+            let vector = ValueKind.channelVector(channels)
+            var inputs = [value(node.inputs[0])]
+            for suffix in ["weight", "bias", "running_mean", "running_var"] {
+                inputs.append(parameter("\(node.module).\(suffix)", vector))
+            }
+            let statistics = Array(inputs.suffix(2))
+            if let residual = group.residual { inputs.append(value(residual)) }
+            let epilogue = Epilogue(residual: group.residual != nil, relu: group.relu != nil)
+            let output = newValue(of: group.output)
+            if usesRunningStatistics(index) {
+                append(.batchNormalizationInference(shape, epsilon: epsilon, epilogue), inputs, [output])
+            } else {
+                guard shape.batch * shape.pixelCount > 1 else {
+                    throw .oneValuePerChannel(node: node.name, shape: shape)
+                }
+                let mean = program.add(vector, .transient, "\(node.name) mean")
+                let inverseDeviation = program.add(vector, .transient, "\(node.name) 1/σ")
+                append(
+                    .batchNormalizationTraining(shape, epsilon: epsilon, momentum: momentum, epilogue), inputs,
+                    [output, mean, inverseDeviation] + statistics)
+                saved[index] = [mean, inverseDeviation]
+            }
+            valueOf[group.output] = output
+        case .relu:
+            let output = newValue(of: index)
+            append(.relu(shape), [value(node.inputs[0])], [output])
+            valueOf[index] = output
+        case .maxPooling:
+            let geometry = graph.pooling(node.layer, shapes[node.inputs[0]])
+            let output = newValue(of: index)
+            if isTraining, plan.nodes[index].computesInputGradient {
+                let indices = program.add(.indices(geometry.output), .transient, "\(node.name) arg-max")
+                append(.maxPooling(geometry, indices: true), [value(node.inputs[0])], [output, indices])
+                saved[index] = [indices]
+            } else {
+                append(.maxPooling(geometry, indices: false), [value(node.inputs[0])], [output])
+            }
+            valueOf[index] = output
+        case .averagePooling:
+            let output = newValue(of: index)
+            append(
+                .averagePooling(graph.pooling(node.layer, shapes[node.inputs[0]])), [value(node.inputs[0])], [output])
+            valueOf[index] = output
+        case .adaptiveAveragePooling(let height, let width):
+            let output = newValue(of: index)
+            append(
+                .adaptiveAveragePooling(shapes[node.inputs[0]], outputHeight: height, outputWidth: width),
+                [value(node.inputs[0])], [output])
+            valueOf[index] = output
+        case .add:
+            let output = newValue(of: group.output)
+            append(.add(shape, relu: group.relu != nil), node.inputs.map(value), [output])
+            valueOf[group.output] = output
+        case .concatenation:
+            let output = newValue(of: index)
+            append(
+                .concatenation(shape, channels: node.inputs.map { shapes[$0].channels }), node.inputs.map(value),
+                [output])
+            valueOf[index] = output
+        case .dropout(let rate):
+            dropoutCount += 1
+            if isTraining, options.dropout, rate > 0 {
+                let output = newValue(of: index)
+                append(.dropout(shape, rate: rate, salt: dropoutCount), [value(node.inputs[0])], [output])
+                valueOf[index] = output
+            } else {
+                try alias(index)
+            }
+        case .flatten:
+            let input = shapes[node.inputs[0]]
+            if input.pixelCount == 1 {
+                try alias(index)
+            } else {
+                let output = newValue(of: index)
+                append(.flatten(input), [value(node.inputs[0])], [output])
+                valueOf[index] = output
+            }
+        case .subsampleAndPad(let stride, let before, let after):
+            let output = newValue(of: index)
+            append(
+                .subsampleAndPad(shapes[node.inputs[0]], stride: stride, before: before, after: after),
+                [value(node.inputs[0])], [output])
+            valueOf[index] = output
+        }
+    }
+
+    /// A node that changes nothing shares its input's value; one that the host asked for becomes an output.
+    private mutating func alias(_ index: Int) throws(GraphError) {
+        let source = value(graph.nodes[index].inputs[0])
+        valueOf[index] = source
+        if activationStorage(of: index) == .output, program[source].storage == .transient {
+            program.values[source.index].storage = .output
+        }
+    }
+
+    mutating func lowerInference() throws(GraphError) {
+        try lowerForward()
+        let names = options.outputs.isEmpty ? ["logits"] : options.outputs
+        for name in names { program.outputs[name] = value(try graph.index(of: name)) }
+    }
+
+    // MARK: Training
+
+    mutating func lowerTraining() throws(GraphError) {
+        guard !cohortOf.isEmpty else { throw .nothingToTrain }
+        try lowerForward()
+        let logits = value(graph.outputIndex)
+        let shape = shapes[graph.outputIndex]
+        guard shape.pixelCount == 1 else {
+            throw .shapeMismatch(
+                node: graph.nodes[graph.outputIndex].name, message: "the loss needs [N, classes, 1, 1], found \(shape)")
+        }
+        let labels = program.add(.labels(batch: options.batch), .input, "labels")
+        let metrics = program.add(.metrics, .output, "metrics")
+        let gradient = program.add(.activation(shape), .transient, "d logits")
+        program.inputs["labels"] = labels
+        program.outputs["metrics"] = metrics
+        program.append(
+            .softmaxCrossEntropy(batch: options.batch, classes: shape.channels, labelSmoothing: options.labelSmoothing),
+            [logits, labels], [gradient, metrics], node: "loss")
+        gradientOf[graph.outputIndex] = gradient
+        for group in groups.reversed() { lowerBackward(group) }
+        for cohort in options.cohorts.indices where !options.cohorts[cohort].isEmpty {
+            program.append(.optimizerUpdate(options.optimizer, cohort: cohort), [], [], node: "optimizer")
+        }
+    }
+
+    private func flowsGradient(to node: Int) -> Bool { plan.nodes[node].hasTrainableAncestorOrSelf }
+
+    private mutating func newGradient(of node: Int) -> ValueID {
+        program.add(.activation(shapes[node]), .transient, "d \(graph.nodes[node].name)")
+    }
+
+    /// Adds a contribution to the gradient of a node's value.
+    private mutating func contribute(_ gradient: ValueID, to node: Int) {
+        guard flowsGradient(to: node) else { return }
+        guard let earlier = gradientOf[node] else {
+            gradientOf[node] = gradient
+            return
+        }
+        let sum = newGradient(of: node)
+        program.append(.add(shapes[node], relu: false), [earlier, gradient], [sum], node: graph.nodes[node].name)
+        gradientOf[node] = sum
+    }
+
+    private mutating func parameterGradient(_ name: String, _ kind: ValueKind) -> ValueID {
+        cohortOf[name] == nil
+            ? program.add(kind, .transient, "d \(name)") : program.add(kind, .gradient(parameterKey: name), "d \(name)")
+    }
+
+    private mutating func lowerBackward(_ group: Group) {
+        let index = group.head
+        let node = graph.nodes[index]
+        let shape = shapes[index]
+        guard plan.nodes[group.output].hasTrainableAncestorOrSelf, var gradient = gradientOf[group.output] else {
+            return
+        }
+        func append(_ primitive: Primitive, _ inputs: [ValueID], _ outputs: [ValueID]) {
+            program.append(primitive, inputs, outputs, node: node.name)
+        }
+        if group.relu != nil {
+            let masked = newGradient(of: group.output)
+            append(.reluGradient(shapes[group.output]), [gradient, value(group.output)], [masked])
+            gradient = masked
+        }
+        if let residual = group.residual { contribute(gradient, to: residual) }
+        guard plan.nodes[index].hasTrainableAncestorOrSelf else { return }
+        let trainable = Set(plan.nodes[index].trainableParameters)
+        let input = node.inputs.first ?? index
+        let needsInputGradient = plan.nodes[index].computesInputGradient
+        switch node.layer {
+        case .input: break
+        case .convolution, .linear:
+            guard let geometry = geometry(index) else { return }
+            if trainable.contains("\(node.module).bias") {
+                let target = parameterGradient("\(node.module).bias", .channelVector(geometry.outputChannels))
+                append(.channelSum(geometry.output), [gradient], [target])
+            }
+            if trainable.contains("\(node.module).weight") {
+                let target = parameterGradient("\(node.module).weight", .weight(geometry.weight))
+                append(.convolutionWeightGradient(geometry), [value(input), gradient], [target])
+            }
+            if needsInputGradient {
+                let target = newGradient(of: input)
+                let earlier = gradientOf[input]
+                append(
+                    .convolutionInputGradient(geometry, addend: earlier != nil),
+                    [gradient, weight(group, geometry)] + (earlier.map { [$0] } ?? []), [target])
+                gradientOf[input] = target
+            }
+        case .batchNormalization(let channels, let epsilon, _):
+            let vector = ValueKind.channelVector(channels)
+            let gamma = parameter("\(node.module).weight", vector)
+            // Below a batch norm nothing may be trainable; its gradient computes dx all the same, in the one pass that gives dgamma.
+            let target = newGradient(of: input)
+            if usesRunningStatistics(index) {
+                guard needsInputGradient else { break }
+                let variance = parameter("\(node.module).running_var", vector)
+                append(
+                    .batchNormalizationInferenceGradient(shape, epsilon: epsilon), [gradient, gamma, variance], [target]
+                )
+            } else {
+                append(
+                    .batchNormalizationTrainingGradient(shape),
+                    [value(input), gradient, gamma] + (saved[index] ?? []),
+                    [
+                        target, parameterGradient("\(node.module).weight", vector),
+                        parameterGradient("\(node.module).bias", vector),
+                    ])
+            }
+            contribute(target, to: input)
+        case .relu:
+            let target = newGradient(of: input)
+            append(.reluGradient(shape), [gradient, value(index)], [target])
+            contribute(target, to: input)
+        case .maxPooling:
+            let target = newGradient(of: input)
+            append(
+                .maxPoolingGradient(graph.pooling(node.layer, shapes[input])), [gradient] + (saved[index] ?? []),
+                [target])
+            contribute(target, to: input)
+        case .averagePooling:
+            let target = newGradient(of: input)
+            append(.averagePoolingGradient(graph.pooling(node.layer, shapes[input])), [gradient], [target])
+            contribute(target, to: input)
+        case .adaptiveAveragePooling(let height, let width):
+            let target = newGradient(of: input)
+            append(
+                .adaptiveAveragePoolingGradient(shapes[input], outputHeight: height, outputWidth: width), [gradient],
+                [target])
+            contribute(target, to: input)
+        case .add:
+            for operand in node.inputs { contribute(gradient, to: operand) }
+        case .concatenation:
+            var offset = 0
+            for operand in node.inputs {
+                let count = shapes[operand].channels
+                if flowsGradient(to: operand) {
+                    let target = newGradient(of: operand)
+                    append(.channelSlice(shape, offset: offset, count: count), [gradient], [target])
+                    contribute(target, to: operand)
+                }
+                offset += count
+            }
+        case .dropout(let rate):
+            if options.dropout, rate > 0,
+                let forward = program.instructions.first(where: { $0.outputs == [value(index)] }),
+                case .dropout(_, _, let salt) = forward.primitive
+            {
+                let target = newGradient(of: input)
+                append(.dropout(shape, rate: rate, salt: salt), [gradient], [target])
+                contribute(target, to: input)
+            } else {
+                contribute(gradient, to: input)
+            }
+        case .flatten:
+            if shapes[input].pixelCount == 1 {
+                contribute(gradient, to: input)
+            } else {
+                let target = newGradient(of: input)
+                append(.flattenGradient(shapes[input]), [gradient], [target])
+                contribute(target, to: input)
+            }
+        case .subsampleAndPad(let stride, let before, let after):
+            let target = newGradient(of: input)
+            append(
+                .subsampleAndPadGradient(shapes[input], stride: stride, before: before, after: after), [gradient],
+                [target])
+            contribute(target, to: input)
+        }
+    }
+}
