@@ -57,8 +57,10 @@
         ]
     }
 
-    /// Driver objects that exist now; tests hold it against leaks.
-    package let liveOpenCLObjectCount = Atomic<Int>(0)
+    /// Driver objects of this process that exist now; tests hold it against leaks.
+    package func liveOpenCLObjectCount() -> Int { liveObjectCount.load(ordering: .relaxed) }
+
+    private let liveObjectCount = Atomic<Int>(0)
 
     /// Sole owner of one reference to a driver object, released when it goes.
     struct Handle: ~Copyable {
@@ -68,12 +70,12 @@
         init(_ pointer: OpaquePointer, release: @escaping @convention(c) (OpaquePointer?) -> cl_int) {
             self.pointer = pointer
             self.release = release
-            liveOpenCLObjectCount.add(1, ordering: .relaxed)
+            liveObjectCount.add(1, ordering: .relaxed)
         }
 
         deinit {
             _ = release(pointer)
-            liveOpenCLObjectCount.subtract(1, ordering: .relaxed)
+            liveObjectCount.subtract(1, ordering: .relaxed)
         }
     }
 
