@@ -1,0 +1,3 @@
+// What a user of the library names without importing more than `Graft`: shapes, tensors, device descriptions, errors.
+@_exported public import GraftGraph
+@_exported public import GraftTensor
