@@ -80,7 +80,8 @@ extension InstructionBinding {
         parallelPlanes(shape) { block, start, vectors, scratch in
             for lane in 0..<16 { scratch[lane] = gamma[block * 16 + lane] * inverse[block * 16 + lane] }
             kernels.normalize(
-                x + start, mean + block * 16, scratch, beta + block * 16, residual.map { $0 + start }, epilogue.relu, y + start,
+                x + start, mean + block * 16, scratch, beta + block * 16, residual.map { $0 + start }, epilogue.relu,
+                y + start,
                 vectors)
         }
     }
@@ -99,7 +100,8 @@ extension InstructionBinding {
         parallelPlanes(shape) { block, start, vectors, scratch in
             inferenceScale(gamma, variance, epsilon, block, scratch)
             kernels.normalize(
-                x + start, mean + block * 16, scratch, beta + block * 16, residual.map { $0 + start }, epilogue.relu, y + start,
+                x + start, mean + block * 16, scratch, beta + block * 16, residual.map { $0 + start }, epilogue.relu,
+                y + start,
                 vectors)
         }
     }
@@ -152,7 +154,8 @@ extension InstructionBinding {
         }
     }
 
-    mutating func bindBatchNormalizationInferenceGradient(_ shape: ActivationShape, epsilon: Float) throws(DeviceError) {
+    mutating func bindBatchNormalizationInferenceGradient(_ shape: ActivationShape, epsilon: Float) throws(DeviceError)
+    {
         let kernels = kernels
         let dy = try input(0)
         let gamma = try input(1)

@@ -64,12 +64,15 @@ package final class CPUBackend: DeviceBackend {
         return try CPUMemory(plan)
     }
 
-    package func prepare(_ program: Program, index: Int, memory: any DeviceMemory) throws(DeviceError) -> any PreparedProgram {
+    package func prepare(_ program: Program, index: Int, memory: any DeviceMemory) throws(DeviceError)
+        -> any PreparedProgram
+    {
         guard let memory = memory as? CPUMemory else {
             throw DeviceError.unsupported("memory of another device was given to the CPU device; allocate it there")
         }
         guard index >= 0, index < memory.plan.slots.count, memory.plan.slots[index].count == program.values.count else {
-            throw DeviceError.unsupported("program \(index) is not one of the \(memory.plan.slots.count) that the memory was planned for")
+            throw DeviceError.unsupported(
+                "program \(index) is not one of the \(memory.plan.slots.count) that the memory was planned for")
         }
         return try CPUProgram(program, index: index, memory: memory, backend: self)
     }

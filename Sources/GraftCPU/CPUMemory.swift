@@ -53,7 +53,8 @@ final class CPUMemory: DeviceMemory {
             slot.offset + slot.byteCount <= plan.arenas[slot.arena].byteCount, let base = arenas[slot.arena].baseAddress
         else {
             throw DeviceError.unsupported(
-                "slot at \(slot.offset) with \(slot.byteCount) bytes lies outside arena \(slot.arena) of \(arenas.count)")
+                "slot at \(slot.offset) with \(slot.byteCount) bytes lies outside arena \(slot.arena) of \(arenas.count)"
+            )
         }
         return base + slot.offset
     }
@@ -72,7 +73,8 @@ final class CPUMemory: DeviceMemory {
     func read(kind: ValueKind, from slot: Slot) throws(DeviceError) -> HostTensor {
         let source = try address(of: slot)
         guard ChannelBlockedLayout.byteCount(of: kind) <= slot.byteCount else {
-            throw DeviceError.dataMismatch("a value of shape \(kind.hostShape) was read from a slot of \(slot.byteCount) bytes")
+            throw DeviceError.dataMismatch(
+                "a value of shape \(kind.hostShape) was read from a slot of \(slot.byteCount) bytes")
         }
         return ChannelBlockedLayout.unpack(UnsafeRawBufferPointer(start: source, count: slot.byteCount), kind: kind)
     }

@@ -21,12 +21,15 @@ final class CPUProgram: PreparedProgram {
         var cohortCount = 0
         for instruction in program.instructions {
             var binding = try InstructionBinding(
-                instruction, program: program, slots: memory.plan.slots[index], memory: memory, kernels: backend.kernels,
+                instruction, program: program, slots: memory.plan.slots[index], memory: memory,
+                kernels: backend.kernels,
                 step: step)
             try binding.bind(instruction.primitive)
             instructions.append(binding.loops)
             scratchByteCount = max(scratchByteCount, binding.scratchByteCount)
-            if case .optimizerUpdate(_, let cohort) = instruction.primitive { cohortCount = max(cohortCount, cohort + 1) }
+            if case .optimizerUpdate(_, let cohort) = instruction.primitive {
+                cohortCount = max(cohortCount, cohort + 1)
+            }
         }
         backend.pool.reserveScratch(byteCount: scratchByteCount)
         self.instructions = instructions
@@ -55,7 +58,8 @@ final class CPUProgram: PreparedProgram {
     private func begin(_ constants: StepConstants) throws(DeviceError) {
         guard constants.cohorts.count >= requiredCohortCount else {
             throw DeviceError.dataMismatch(
-                "the program updates \(requiredCohortCount) cohorts, constants for \(constants.cohorts.count) were given")
+                "the program updates \(requiredCohortCount) cohorts, constants for \(constants.cohorts.count) were given"
+            )
         }
         step.constants = constants
     }
@@ -80,7 +84,8 @@ struct InstructionBinding {
     private(set) var scratchByteCount = 0
 
     init(
-        _ instruction: Instruction, program: Program, slots: [Slot], memory: CPUMemory, kernels: KernelTable, step: StepState
+        _ instruction: Instruction, program: Program, slots: [Slot], memory: CPUMemory, kernels: KernelTable,
+        step: StepState
     ) throws(DeviceError) {
         self.kernels = kernels
         self.step = step
@@ -106,9 +111,12 @@ struct InstructionBinding {
     }
 
     /// A loop over units that each get the thread's scratch.
-    mutating func parallel(_ unitCount: Int, scratchFloats: Int = 0, _ body: @escaping (Int, UnsafeMutablePointer<Float>) -> Void) {
+    mutating func parallel(
+        _ unitCount: Int, scratchFloats: Int = 0, _ body: @escaping (Int, UnsafeMutablePointer<Float>) -> Void
+    ) {
         scratchByteCount = max(scratchByteCount, scratchFloats * 4)
-        loops.append(ParallelLoop(unitCount) { unit, scratch in body(unit, scratch.assumingMemoryBound(to: Float.self)) })
+        loops.append(
+            ParallelLoop(unitCount) { unit, scratch in body(unit, scratch.assumingMemoryBound(to: Float.self)) })
     }
 
     /// A loop over `count` vectors of 16 floats, in pieces of half a megabyte at most: `body(first vector, vectors)`.
@@ -143,7 +151,8 @@ struct InstructionBinding {
     func workspace(floatCount: Int) throws(DeviceError) -> UnsafeMutablePointer<Float> {
         guard let workspaceAddress, floatCount * 4 <= workspaceByteCount else {
             throw DeviceError.unsupported(
-                "\(node) needs a workspace of \(formatBytes(floatCount * 4)), the plan has \(formatBytes(workspaceByteCount))")
+                "\(node) needs a workspace of \(formatBytes(floatCount * 4)), the plan has \(formatBytes(workspaceByteCount))"
+            )
         }
         return workspaceAddress.assumingMemoryBound(to: Float.self)
     }

@@ -198,7 +198,11 @@ extension InstructionBinding {
                     strideWidth: product.strideWidth, tapCount: taps.count, tapRows: UnsafePointer(taps.rows),
                     tapColumns: UnsafePointer(taps.columns), target: gathered, capacity: bandPixels, channels: channels,
                     lines: lines)
-                if product.isDense { kernels.gatherDense(gather, first, count) } else { kernels.gather(gather, first, count) }
+                if product.isDense {
+                    kernels.gatherDense(gather, first, count)
+                } else {
+                    kernels.gather(gather, first, count)
+                }
             }
             if !product.isContiguous { fillOffsets(product, first, count, offsets) }
             for block in piece * blocksPerPiece..<min((piece + 1) * blocksPerPiece, outputBlocks) {
@@ -210,8 +214,10 @@ extension InstructionBinding {
                     : UnsafePointer(gathered + firstInput * bandPixels * 16)
                 kernels.bandProduct(
                     BandProduct(
-                        a: a, outerCount: outerCount, outerStride: sourceBlocks * bandPixels * 16, innerCount: innerCount,
-                        innerStride: isDirect ? sourceBlockFloats : bandPixels * 16, lastQuads: lastQuads, pixelCount: count,
+                        a: a, outerCount: outerCount, outerStride: sourceBlocks * bandPixels * 16,
+                        innerCount: innerCount,
+                        innerStride: isDirect ? sourceBlockFloats : bandPixels * 16, lastQuads: lastQuads,
+                        pixelCount: count,
                         weights: product.weights + block * weightBlockFloats,
                         blockCount: min(2, totalOutputBlocks - block * 2),
                         epilogue: BandEpilogue(

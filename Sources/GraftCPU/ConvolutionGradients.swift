@@ -32,7 +32,8 @@ extension ConvolutionGeometry {
                 classes.append(
                     GradientClass(
                         lattice: OutputLattice(
-                            firstRow: firstRow, firstColumn: firstColumn, stepHeight: strideHeight, stepWidth: strideWidth),
+                            firstRow: firstRow, firstColumn: firstColumn, stepHeight: strideHeight,
+                            stepWidth: strideWidth),
                         gridHeight: (input.height - firstRow + strideHeight - 1) / strideHeight,
                         gridWidth: (input.width - firstColumn + strideWidth - 1) / strideWidth, positions: positions,
                         taps: taps))
@@ -67,7 +68,8 @@ struct WeightGradientSplit {
         let blocking = WeightBlocking(geometry.weight)
         let output = geometry.output
         isFlat =
-            geometry.tapCount == 1 && geometry.strideHeight == 1 && geometry.strideWidth == 1 && geometry.paddingHeight == 0
+            geometry.tapCount == 1 && geometry.strideHeight == 1 && geometry.strideWidth == 1
+            && geometry.paddingHeight == 0
             && geometry.paddingWidth == 0
         if isFlat {
             imageCount = 1
@@ -113,9 +115,11 @@ extension InstructionBinding {
         for item in classes {
             append(
                 TapProduct(
-                    source: gradient, sourceShape: geometry.output, gridHeight: item.gridHeight, gridWidth: item.gridWidth,
+                    source: gradient, sourceShape: geometry.output, gridHeight: item.gridHeight,
+                    gridWidth: item.gridWidth,
                     strideHeight: 1, strideWidth: 1, taps: TapList(item.taps), weights: UnsafePointer(packed + start),
-                    blocking: blocking, isDense: false, output: output, outputShape: geometry.input, lattice: item.lattice,
+                    blocking: blocking, isDense: false, output: output, outputShape: geometry.input,
+                    lattice: item.lattice,
                     bias: nil, residual: residual, relu: false))
             start += item.positions.count * blockFloats
         }
@@ -144,7 +148,8 @@ extension InstructionBinding {
                     let channelBlock = block * 2 + half - firstSource
                     if channelBlock >= 0, channelBlock < forward.inputBlockCount {
                         let place =
-                            ((sourceBlock * positionCount + positions[tap]) * forward.inputBlockCount + channelBlock) * 512
+                            ((sourceBlock * positionCount + positions[tap]) * forward.inputBlockCount + channelBlock)
+                            * 512
                         kernels.transpose16(weights + (place + reduction % 2 * 16), 32, target + half * 16, 32)
                     } else {
                         for row in 0..<16 { kernels.zero(target + (row * 32 + half * 16), 1) }
@@ -161,7 +166,8 @@ extension InstructionBinding {
         let result = try output(0)
         let blocking = WeightBlocking(geometry.weight)
         let split = geometry.weightGradientSplit
-        let partials = split.partialCount > 1 ? try workspace(floatCount: split.partialCount * blocking.elementCount) : result
+        let partials =
+            split.partialCount > 1 ? try workspace(floatCount: split.partialCount * blocking.elementCount) : result
         let shape = geometry.input
         let output = geometry.output
         let gradientBlocks = output.blocks
@@ -173,9 +179,11 @@ extension InstructionBinding {
             let block = unit % units / split.inputPieceCount
             let piece = unit % split.inputPieceCount
             let target = partials + partial * blocking.elementCount
-            let chunks = partial * split.chunkCount / split.partialCount..<(partial + 1) * split.chunkCount / split.partialCount
+            let chunks =
+                partial * split.chunkCount / split.partialCount..<(partial + 1) * split.chunkCount / split.partialCount
             let firstInput = blocking.firstInputBlock(of: block)
-            let inputs = piece * split.inputBlocksPerUnit..<min((piece + 1) * split.inputBlocksPerUnit, blocking.inputBlockCount)
+            let inputs =
+                piece * split.inputBlocksPerUnit..<min((piece + 1) * split.inputBlocksPerUnit, blocking.inputBlockCount)
             let left = gradient + block * 2 * output.blockFloats
             let right = block * 2 + 1 < gradientBlocks ? left + output.blockFloats : nil
             for tap in 0..<taps {
@@ -186,7 +194,8 @@ extension InstructionBinding {
                 let image = chunk / split.chunksPerImage
                 let part = chunk % split.chunksPerImage
                 let firstColumn = split.isFlat ? part * split.columnsPerChunk : 0
-                let endColumn = split.isFlat ? min(firstColumn + split.columnsPerChunk, split.columnCount) : split.columnCount
+                let endColumn =
+                    split.isFlat ? min(firstColumn + split.columnsPerChunk, split.columnCount) : split.columnCount
                 let firstRow = split.isFlat ? 0 : part * split.rowsPerChunk
                 let endRow = split.isFlat ? 1 : min(firstRow + split.rowsPerChunk, split.rowCount)
                 for inputBlock in inputs {
@@ -199,7 +208,8 @@ extension InstructionBinding {
                                 rowCount: 1, columnCount: endColumn - firstColumn, inputRowStride: 0, inputStep: 16,
                                 gradientRowStride: 0, accumulates: true, inputChannels: channels)
                             kernels.outerProduct(
-                                product, source + firstColumn * 16, left + firstColumn * 16, right.map { $0 + firstColumn * 16 },
+                                product, source + firstColumn * 16, left + firstColumn * 16,
+                                right.map { $0 + firstColumn * 16 },
                                 weight)
                             continue
                         }
@@ -213,7 +223,8 @@ extension InstructionBinding {
                         let pixel = (image * output.height + rows.lowerBound) * output.width + columns.lowerBound
                         let product = OuterProduct(
                             rowCount: rows.count, columnCount: columns.count,
-                            inputRowStride: geometry.strideHeight * shape.width * 16, inputStep: geometry.strideWidth * 16,
+                            inputRowStride: geometry.strideHeight * shape.width * 16,
+                            inputStep: geometry.strideWidth * 16,
                             gradientRowStride: output.width * 16, accumulates: true, inputChannels: channels)
                         kernels.outerProduct(
                             product, source + inputPixel * 16, left + pixel * 16, right.map { $0 + pixel * 16 }, weight)

@@ -40,7 +40,8 @@ extension InstructionBinding {
             let image = unit % shape.batch
             let first = (image * shape.channels + block * 16) * shape.pixelCount
             kernels.dropout(
-                x + unit * shape.planeFloats, y + unit * shape.planeFloats, shape.pixelCount, UInt32(truncatingIfNeeded: first),
+                x + unit * shape.planeFloats, y + unit * shape.planeFloats, shape.pixelCount,
+                UInt32(truncatingIfNeeded: first),
                 DropoutMask.key(step: step.constants.dropoutKey, salt: salt), threshold, 1 - rate)
         }
     }
@@ -50,7 +51,8 @@ extension InstructionBinding {
     ) throws(DeviceError) {
         guard shape.channels == 3, mean.count == 3, deviation.count == 3 else {
             throw DeviceError.unsupported(
-                "\(node) normalises \(shape.channels) channels with \(mean.count) means and \(deviation.count) deviations; 3 are needed")
+                "\(node) normalises \(shape.channels) channels with \(mean.count) means and \(deviation.count) deviations; 3 are needed"
+            )
         }
         let pixels = try byteInput(0)
         let y = try output(0)
@@ -75,7 +77,8 @@ extension InstructionBinding {
         let cohort = try cohort(index)
         guard cohort.states.count >= rule.stateCount else {
             throw DeviceError.unsupported(
-                "the optimizer keeps \(rule.stateCount) state values per parameter, the plan has \(cohort.states.count)")
+                "the optimizer keeps \(rule.stateCount) state values per parameter, the plan has \(cohort.states.count)"
+            )
         }
         let weights = try pointer(cohort.parameters)
         let gradients = UnsafePointer(try pointer(cohort.gradients))
@@ -97,7 +100,8 @@ extension InstructionBinding {
                 var constants = UpdateConstants(step.constants.cohorts[index])
                 constants.decoupledWeightDecay = decoupledWeightDecay
                 kernels.adam(
-                    constants, weights + start * 16, gradients + start * 16, first + start * 16, second + start * 16, count)
+                    constants, weights + start * 16, gradients + start * 16, first + start * 16, second + start * 16,
+                    count)
             }
         }
     }

@@ -48,7 +48,8 @@ package enum CPUInstructionSet: String, CaseIterable, Sendable {
         let name = String(cString: value)
         let choices = supported.map(\.rawValue).joined(separator: ", ")
         guard let wanted = CPUInstructionSet(rawValue: name) else {
-            throw DeviceError.unsupported("\(environmentVariable)=\(name) names no kernel variant; this machine runs: \(choices)")
+            throw DeviceError.unsupported(
+                "\(environmentVariable)=\(name) names no kernel variant; this machine runs: \(choices)")
         }
         guard supported.contains(wanted) else {
             throw DeviceError.unsupported(

@@ -7,14 +7,16 @@ extension PoolingWindow {
         self.init(
             inputHeight: geometry.input.height, inputWidth: geometry.input.width, outputHeight: output.height,
             outputWidth: output.width, kernelHeight: geometry.kernelHeight, kernelWidth: geometry.kernelWidth,
-            strideHeight: geometry.strideHeight, strideWidth: geometry.strideWidth, paddingHeight: geometry.paddingHeight,
+            strideHeight: geometry.strideHeight, strideWidth: geometry.strideWidth,
+            paddingHeight: geometry.paddingHeight,
             paddingWidth: geometry.paddingWidth, dilation: geometry.dilation, countsPadding: geometry.countsPadding)
     }
 
     /// Adaptive pooling uses the extents only.
     fileprivate init(_ shape: ActivationShape, _ height: Int, _ width: Int) {
         self.init(
-            inputHeight: shape.height, inputWidth: shape.width, outputHeight: height, outputWidth: width, kernelHeight: 1,
+            inputHeight: shape.height, inputWidth: shape.width, outputHeight: height, outputWidth: width,
+            kernelHeight: 1,
             kernelWidth: 1, strideHeight: 1, strideWidth: 1, paddingHeight: 0, paddingWidth: 0, dilation: 1,
             countsPadding: false)
     }
@@ -52,15 +54,18 @@ extension InstructionBinding {
     }
 
     mutating func bindAveragePooling(_ geometry: PoolingGeometry) throws(DeviceError) {
-        try bindPlanes(PoolingWindow(geometry), geometry.input, from: geometry.input, to: geometry.output, kernels.averagePool)
+        try bindPlanes(
+            PoolingWindow(geometry), geometry.input, from: geometry.input, to: geometry.output, kernels.averagePool)
     }
 
     mutating func bindAveragePoolingGradient(_ geometry: PoolingGeometry) throws(DeviceError) {
         try bindPlanes(
-            PoolingWindow(geometry), geometry.input, from: geometry.output, to: geometry.input, kernels.averagePoolGradient)
+            PoolingWindow(geometry), geometry.input, from: geometry.output, to: geometry.input,
+            kernels.averagePoolGradient)
     }
 
-    mutating func bindAdaptiveAveragePooling(_ shape: ActivationShape, _ height: Int, _ width: Int) throws(DeviceError) {
+    mutating func bindAdaptiveAveragePooling(_ shape: ActivationShape, _ height: Int, _ width: Int) throws(DeviceError)
+    {
         let output = ActivationShape(shape.batch, shape.channels, height, width)
         try bindPlanes(PoolingWindow(shape, height, width), shape, from: shape, to: output, kernels.adaptivePool)
     }
@@ -69,7 +74,8 @@ extension InstructionBinding {
         _ shape: ActivationShape, _ height: Int, _ width: Int
     ) throws(DeviceError) {
         let output = ActivationShape(shape.batch, shape.channels, height, width)
-        try bindPlanes(PoolingWindow(shape, height, width), shape, from: output, to: shape, kernels.adaptivePoolGradient)
+        try bindPlanes(
+            PoolingWindow(shape, height, width), shape, from: output, to: shape, kernels.adaptivePoolGradient)
     }
 
     /// One unit per plane of input 0 and output 0.

@@ -87,7 +87,8 @@ extension InstructionBinding {
             for lane in 0..<16 {
                 for pixel in 0..<pixels {
                     let feature = (block * 16 + lane) * pixels + pixel
-                    target[pixel * 16 + lane] = lane < lanes ? dy[((feature / 16) * shape.batch + image) * 16 + feature % 16] : 0
+                    target[pixel * 16 + lane] =
+                        lane < lanes ? dy[((feature / 16) * shape.batch + image) * 16 + feature % 16] : 0
                 }
             }
         }
@@ -115,7 +116,8 @@ extension InstructionBinding {
                 let source = x + ((sourceChannel / 16) * shape.batch + image) * shape.planeFloats + sourceChannel % 16
                 for row in 0..<output.height {
                     moveLanes(
-                        source + row * stride * shape.width * 16, target + row * output.width * 16 + channel % 16, count,
+                        source + row * stride * shape.width * 16, target + row * output.width * 16 + channel % 16,
+                        count,
                         output.width, stride * 16)
                 }
                 channel += count
@@ -142,7 +144,8 @@ extension InstructionBinding {
             while channel < end {
                 let outputChannel = channel + before
                 let count = min(end - channel, 16 - outputChannel % 16)
-                let source = dy + ((outputChannel / 16) * output.batch + image) * output.planeFloats + outputChannel % 16
+                let source =
+                    dy + ((outputChannel / 16) * output.batch + image) * output.planeFloats + outputChannel % 16
                 for row in 0..<output.height {
                     for column in 0..<output.width {
                         let from = source + (row * output.width + column) * 16

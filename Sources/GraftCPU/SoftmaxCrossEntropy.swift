@@ -13,7 +13,8 @@ extension InstructionBinding {
     /// In double: a batch has few logits, and small losses keep their digits.
     mutating func bindSoftmaxCrossEntropy(batch: Int, classes: Int, labelSmoothing: Float) throws(DeviceError) {
         guard batch > 0, classes > 0 else {
-            throw DeviceError.unsupported("\(node) has \(batch) samples of \(classes) classes; at least one of each is needed")
+            throw DeviceError.unsupported(
+                "\(node) has \(batch) samples of \(classes) classes; at least one of each is needed")
         }
         let logits = try input(0)
         let labels = try integerInput(1)
@@ -46,7 +47,8 @@ extension InstructionBinding {
             let label = Int(labels[sample])
             let isValid = label >= 0 && label < classes
             let own = isValid ? Double(logits[place(label)]) - largest : .nan
-            let loss = (1 - smoothing) * (logSum - own) + (smoothing == 0 ? 0 : smoothing * (logSum - total / Double(classes)))
+            let loss =
+                (1 - smoothing) * (logSum - own) + (smoothing == 0 ? 0 : smoothing * (logSum - total / Double(classes)))
             results[sample * 2] = loss
             results[sample * 2 + 1] = best == label ? 1 : 0
             let sum = 1 + others

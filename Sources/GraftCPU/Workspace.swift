@@ -15,7 +15,8 @@ extension Primitive {
         case .batchNormalizationTraining(let shape, _, _, _): shape.blocks * PlaneChunks(shape).count * 32
         case .batchNormalizationTrainingGradient(let shape): shape.blocks * PlaneChunks(shape).count * 32
         case .softmaxCrossEntropy(let batch, _, _): batch * 4
-        case .imageNormalization, .batchNormalizationInference, .batchNormalizationInferenceGradient, .relu, .reluGradient, .maxPooling, .maxPoolingGradient, .averagePooling,
+        case .imageNormalization, .batchNormalizationInference, .batchNormalizationInferenceGradient, .relu,
+            .reluGradient, .maxPooling, .maxPoolingGradient, .averagePooling,
             .averagePoolingGradient, .adaptiveAveragePooling, .adaptiveAveragePoolingGradient, .add, .concatenation,
             .channelSlice, .dropout, .flatten, .flattenGradient, .subsampleAndPad, .subsampleAndPadGradient,
             .optimizerUpdate:

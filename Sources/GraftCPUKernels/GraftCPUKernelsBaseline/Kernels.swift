@@ -76,899 +76,920 @@ typealias Block = SIMD16<Float>
 // row r, vector a or b, four reduction steps per turn.
 
 #if GRAFT_AVX512
-/// 14 pixels × 32 output channels: 28 accumulators of 32 registers.
-@inline(never)
-func tile14x2(_ product: BandProduct, _ first: UnsafePointer<Float>, _ weights: UnsafePointer<Float>, _ result: UnsafeMutablePointer<Float>) {
-    var c0a = Vector.zero, c0b = Vector.zero
-    var c1a = Vector.zero, c1b = Vector.zero
-    var c2a = Vector.zero, c2b = Vector.zero
-    var c3a = Vector.zero, c3b = Vector.zero
-    var c4a = Vector.zero, c4b = Vector.zero
-    var c5a = Vector.zero, c5b = Vector.zero
-    var c6a = Vector.zero, c6b = Vector.zero
-    var c7a = Vector.zero, c7b = Vector.zero
-    var c8a = Vector.zero, c8b = Vector.zero
-    var c9a = Vector.zero, c9b = Vector.zero
-    var c10a = Vector.zero, c10b = Vector.zero
-    var c11a = Vector.zero, c11b = Vector.zero
-    var c12a = Vector.zero, c12b = Vector.zero
-    var c13a = Vector.zero, c13b = Vector.zero
-    var w = weights
-    var remaining = product.outerCount * product.innerCount
-    for outer in 0..<product.outerCount {
-        var block = first + outer * product.outerStride
-        for _ in 0..<product.innerCount {
-            remaining -= 1
-            var quads = remaining == 0 ? product.lastQuads : 4
-            var a = block
-            block += product.innerStride
-            repeat {
-                do {
-                    let wa = load(w + 0 + 0 * vectorWidth)
-                    let wb = load(w + 0 + 1 * vectorWidth)
-                    let x0 = Vector(repeating: a[0])
-                    c0a = multiplyAdd(c0a, x0, wa)
-                    c0b = multiplyAdd(c0b, x0, wb)
-                    let x1 = Vector(repeating: a[16])
-                    c1a = multiplyAdd(c1a, x1, wa)
-                    c1b = multiplyAdd(c1b, x1, wb)
-                    let x2 = Vector(repeating: a[32])
-                    c2a = multiplyAdd(c2a, x2, wa)
-                    c2b = multiplyAdd(c2b, x2, wb)
-                    let x3 = Vector(repeating: a[48])
-                    c3a = multiplyAdd(c3a, x3, wa)
-                    c3b = multiplyAdd(c3b, x3, wb)
-                    let x4 = Vector(repeating: a[64])
-                    c4a = multiplyAdd(c4a, x4, wa)
-                    c4b = multiplyAdd(c4b, x4, wb)
-                    let x5 = Vector(repeating: a[80])
-                    c5a = multiplyAdd(c5a, x5, wa)
-                    c5b = multiplyAdd(c5b, x5, wb)
-                    let x6 = Vector(repeating: a[96])
-                    c6a = multiplyAdd(c6a, x6, wa)
-                    c6b = multiplyAdd(c6b, x6, wb)
-                    let x7 = Vector(repeating: a[112])
-                    c7a = multiplyAdd(c7a, x7, wa)
-                    c7b = multiplyAdd(c7b, x7, wb)
-                    let x8 = Vector(repeating: a[128])
-                    c8a = multiplyAdd(c8a, x8, wa)
-                    c8b = multiplyAdd(c8b, x8, wb)
-                    let x9 = Vector(repeating: a[144])
-                    c9a = multiplyAdd(c9a, x9, wa)
-                    c9b = multiplyAdd(c9b, x9, wb)
-                    let x10 = Vector(repeating: a[160])
-                    c10a = multiplyAdd(c10a, x10, wa)
-                    c10b = multiplyAdd(c10b, x10, wb)
-                    let x11 = Vector(repeating: a[176])
-                    c11a = multiplyAdd(c11a, x11, wa)
-                    c11b = multiplyAdd(c11b, x11, wb)
-                    let x12 = Vector(repeating: a[192])
-                    c12a = multiplyAdd(c12a, x12, wa)
-                    c12b = multiplyAdd(c12b, x12, wb)
-                    let x13 = Vector(repeating: a[208])
-                    c13a = multiplyAdd(c13a, x13, wa)
-                    c13b = multiplyAdd(c13b, x13, wb)
-                }
-                do {
-                    let wa = load(w + 32 + 0 * vectorWidth)
-                    let wb = load(w + 32 + 1 * vectorWidth)
-                    let x0 = Vector(repeating: a[1])
-                    c0a = multiplyAdd(c0a, x0, wa)
-                    c0b = multiplyAdd(c0b, x0, wb)
-                    let x1 = Vector(repeating: a[17])
-                    c1a = multiplyAdd(c1a, x1, wa)
-                    c1b = multiplyAdd(c1b, x1, wb)
-                    let x2 = Vector(repeating: a[33])
-                    c2a = multiplyAdd(c2a, x2, wa)
-                    c2b = multiplyAdd(c2b, x2, wb)
-                    let x3 = Vector(repeating: a[49])
-                    c3a = multiplyAdd(c3a, x3, wa)
-                    c3b = multiplyAdd(c3b, x3, wb)
-                    let x4 = Vector(repeating: a[65])
-                    c4a = multiplyAdd(c4a, x4, wa)
-                    c4b = multiplyAdd(c4b, x4, wb)
-                    let x5 = Vector(repeating: a[81])
-                    c5a = multiplyAdd(c5a, x5, wa)
-                    c5b = multiplyAdd(c5b, x5, wb)
-                    let x6 = Vector(repeating: a[97])
-                    c6a = multiplyAdd(c6a, x6, wa)
-                    c6b = multiplyAdd(c6b, x6, wb)
-                    let x7 = Vector(repeating: a[113])
-                    c7a = multiplyAdd(c7a, x7, wa)
-                    c7b = multiplyAdd(c7b, x7, wb)
-                    let x8 = Vector(repeating: a[129])
-                    c8a = multiplyAdd(c8a, x8, wa)
-                    c8b = multiplyAdd(c8b, x8, wb)
-                    let x9 = Vector(repeating: a[145])
-                    c9a = multiplyAdd(c9a, x9, wa)
-                    c9b = multiplyAdd(c9b, x9, wb)
-                    let x10 = Vector(repeating: a[161])
-                    c10a = multiplyAdd(c10a, x10, wa)
-                    c10b = multiplyAdd(c10b, x10, wb)
-                    let x11 = Vector(repeating: a[177])
-                    c11a = multiplyAdd(c11a, x11, wa)
-                    c11b = multiplyAdd(c11b, x11, wb)
-                    let x12 = Vector(repeating: a[193])
-                    c12a = multiplyAdd(c12a, x12, wa)
-                    c12b = multiplyAdd(c12b, x12, wb)
-                    let x13 = Vector(repeating: a[209])
-                    c13a = multiplyAdd(c13a, x13, wa)
-                    c13b = multiplyAdd(c13b, x13, wb)
-                }
-                do {
-                    let wa = load(w + 64 + 0 * vectorWidth)
-                    let wb = load(w + 64 + 1 * vectorWidth)
-                    let x0 = Vector(repeating: a[2])
-                    c0a = multiplyAdd(c0a, x0, wa)
-                    c0b = multiplyAdd(c0b, x0, wb)
-                    let x1 = Vector(repeating: a[18])
-                    c1a = multiplyAdd(c1a, x1, wa)
-                    c1b = multiplyAdd(c1b, x1, wb)
-                    let x2 = Vector(repeating: a[34])
-                    c2a = multiplyAdd(c2a, x2, wa)
-                    c2b = multiplyAdd(c2b, x2, wb)
-                    let x3 = Vector(repeating: a[50])
-                    c3a = multiplyAdd(c3a, x3, wa)
-                    c3b = multiplyAdd(c3b, x3, wb)
-                    let x4 = Vector(repeating: a[66])
-                    c4a = multiplyAdd(c4a, x4, wa)
-                    c4b = multiplyAdd(c4b, x4, wb)
-                    let x5 = Vector(repeating: a[82])
-                    c5a = multiplyAdd(c5a, x5, wa)
-                    c5b = multiplyAdd(c5b, x5, wb)
-                    let x6 = Vector(repeating: a[98])
-                    c6a = multiplyAdd(c6a, x6, wa)
-                    c6b = multiplyAdd(c6b, x6, wb)
-                    let x7 = Vector(repeating: a[114])
-                    c7a = multiplyAdd(c7a, x7, wa)
-                    c7b = multiplyAdd(c7b, x7, wb)
-                    let x8 = Vector(repeating: a[130])
-                    c8a = multiplyAdd(c8a, x8, wa)
-                    c8b = multiplyAdd(c8b, x8, wb)
-                    let x9 = Vector(repeating: a[146])
-                    c9a = multiplyAdd(c9a, x9, wa)
-                    c9b = multiplyAdd(c9b, x9, wb)
-                    let x10 = Vector(repeating: a[162])
-                    c10a = multiplyAdd(c10a, x10, wa)
-                    c10b = multiplyAdd(c10b, x10, wb)
-                    let x11 = Vector(repeating: a[178])
-                    c11a = multiplyAdd(c11a, x11, wa)
-                    c11b = multiplyAdd(c11b, x11, wb)
-                    let x12 = Vector(repeating: a[194])
-                    c12a = multiplyAdd(c12a, x12, wa)
-                    c12b = multiplyAdd(c12b, x12, wb)
-                    let x13 = Vector(repeating: a[210])
-                    c13a = multiplyAdd(c13a, x13, wa)
-                    c13b = multiplyAdd(c13b, x13, wb)
-                }
-                do {
-                    let wa = load(w + 96 + 0 * vectorWidth)
-                    let wb = load(w + 96 + 1 * vectorWidth)
-                    let x0 = Vector(repeating: a[3])
-                    c0a = multiplyAdd(c0a, x0, wa)
-                    c0b = multiplyAdd(c0b, x0, wb)
-                    let x1 = Vector(repeating: a[19])
-                    c1a = multiplyAdd(c1a, x1, wa)
-                    c1b = multiplyAdd(c1b, x1, wb)
-                    let x2 = Vector(repeating: a[35])
-                    c2a = multiplyAdd(c2a, x2, wa)
-                    c2b = multiplyAdd(c2b, x2, wb)
-                    let x3 = Vector(repeating: a[51])
-                    c3a = multiplyAdd(c3a, x3, wa)
-                    c3b = multiplyAdd(c3b, x3, wb)
-                    let x4 = Vector(repeating: a[67])
-                    c4a = multiplyAdd(c4a, x4, wa)
-                    c4b = multiplyAdd(c4b, x4, wb)
-                    let x5 = Vector(repeating: a[83])
-                    c5a = multiplyAdd(c5a, x5, wa)
-                    c5b = multiplyAdd(c5b, x5, wb)
-                    let x6 = Vector(repeating: a[99])
-                    c6a = multiplyAdd(c6a, x6, wa)
-                    c6b = multiplyAdd(c6b, x6, wb)
-                    let x7 = Vector(repeating: a[115])
-                    c7a = multiplyAdd(c7a, x7, wa)
-                    c7b = multiplyAdd(c7b, x7, wb)
-                    let x8 = Vector(repeating: a[131])
-                    c8a = multiplyAdd(c8a, x8, wa)
-                    c8b = multiplyAdd(c8b, x8, wb)
-                    let x9 = Vector(repeating: a[147])
-                    c9a = multiplyAdd(c9a, x9, wa)
-                    c9b = multiplyAdd(c9b, x9, wb)
-                    let x10 = Vector(repeating: a[163])
-                    c10a = multiplyAdd(c10a, x10, wa)
-                    c10b = multiplyAdd(c10b, x10, wb)
-                    let x11 = Vector(repeating: a[179])
-                    c11a = multiplyAdd(c11a, x11, wa)
-                    c11b = multiplyAdd(c11b, x11, wb)
-                    let x12 = Vector(repeating: a[195])
-                    c12a = multiplyAdd(c12a, x12, wa)
-                    c12b = multiplyAdd(c12b, x12, wb)
-                    let x13 = Vector(repeating: a[211])
-                    c13a = multiplyAdd(c13a, x13, wa)
-                    c13b = multiplyAdd(c13b, x13, wb)
-                }
-                a += 4
-                w += 128
-                quads -= 1
-            } while quads > 0
+    /// 14 pixels × 32 output channels: 28 accumulators of 32 registers.
+    @inline(never)
+    func tile14x2(
+        _ product: BandProduct, _ first: UnsafePointer<Float>, _ weights: UnsafePointer<Float>,
+        _ result: UnsafeMutablePointer<Float>
+    ) {
+        var c0a = Vector.zero, c0b = Vector.zero
+        var c1a = Vector.zero, c1b = Vector.zero
+        var c2a = Vector.zero, c2b = Vector.zero
+        var c3a = Vector.zero, c3b = Vector.zero
+        var c4a = Vector.zero, c4b = Vector.zero
+        var c5a = Vector.zero, c5b = Vector.zero
+        var c6a = Vector.zero, c6b = Vector.zero
+        var c7a = Vector.zero, c7b = Vector.zero
+        var c8a = Vector.zero, c8b = Vector.zero
+        var c9a = Vector.zero, c9b = Vector.zero
+        var c10a = Vector.zero, c10b = Vector.zero
+        var c11a = Vector.zero, c11b = Vector.zero
+        var c12a = Vector.zero, c12b = Vector.zero
+        var c13a = Vector.zero, c13b = Vector.zero
+        var w = weights
+        var remaining = product.outerCount * product.innerCount
+        for outer in 0..<product.outerCount {
+            var block = first + outer * product.outerStride
+            for _ in 0..<product.innerCount {
+                remaining -= 1
+                var quads = remaining == 0 ? product.lastQuads : 4
+                var a = block
+                block += product.innerStride
+                repeat {
+                    do {
+                        let wa = load(w + 0 + 0 * vectorWidth)
+                        let wb = load(w + 0 + 1 * vectorWidth)
+                        let x0 = Vector(repeating: a[0])
+                        c0a = multiplyAdd(c0a, x0, wa)
+                        c0b = multiplyAdd(c0b, x0, wb)
+                        let x1 = Vector(repeating: a[16])
+                        c1a = multiplyAdd(c1a, x1, wa)
+                        c1b = multiplyAdd(c1b, x1, wb)
+                        let x2 = Vector(repeating: a[32])
+                        c2a = multiplyAdd(c2a, x2, wa)
+                        c2b = multiplyAdd(c2b, x2, wb)
+                        let x3 = Vector(repeating: a[48])
+                        c3a = multiplyAdd(c3a, x3, wa)
+                        c3b = multiplyAdd(c3b, x3, wb)
+                        let x4 = Vector(repeating: a[64])
+                        c4a = multiplyAdd(c4a, x4, wa)
+                        c4b = multiplyAdd(c4b, x4, wb)
+                        let x5 = Vector(repeating: a[80])
+                        c5a = multiplyAdd(c5a, x5, wa)
+                        c5b = multiplyAdd(c5b, x5, wb)
+                        let x6 = Vector(repeating: a[96])
+                        c6a = multiplyAdd(c6a, x6, wa)
+                        c6b = multiplyAdd(c6b, x6, wb)
+                        let x7 = Vector(repeating: a[112])
+                        c7a = multiplyAdd(c7a, x7, wa)
+                        c7b = multiplyAdd(c7b, x7, wb)
+                        let x8 = Vector(repeating: a[128])
+                        c8a = multiplyAdd(c8a, x8, wa)
+                        c8b = multiplyAdd(c8b, x8, wb)
+                        let x9 = Vector(repeating: a[144])
+                        c9a = multiplyAdd(c9a, x9, wa)
+                        c9b = multiplyAdd(c9b, x9, wb)
+                        let x10 = Vector(repeating: a[160])
+                        c10a = multiplyAdd(c10a, x10, wa)
+                        c10b = multiplyAdd(c10b, x10, wb)
+                        let x11 = Vector(repeating: a[176])
+                        c11a = multiplyAdd(c11a, x11, wa)
+                        c11b = multiplyAdd(c11b, x11, wb)
+                        let x12 = Vector(repeating: a[192])
+                        c12a = multiplyAdd(c12a, x12, wa)
+                        c12b = multiplyAdd(c12b, x12, wb)
+                        let x13 = Vector(repeating: a[208])
+                        c13a = multiplyAdd(c13a, x13, wa)
+                        c13b = multiplyAdd(c13b, x13, wb)
+                    }
+                    do {
+                        let wa = load(w + 32 + 0 * vectorWidth)
+                        let wb = load(w + 32 + 1 * vectorWidth)
+                        let x0 = Vector(repeating: a[1])
+                        c0a = multiplyAdd(c0a, x0, wa)
+                        c0b = multiplyAdd(c0b, x0, wb)
+                        let x1 = Vector(repeating: a[17])
+                        c1a = multiplyAdd(c1a, x1, wa)
+                        c1b = multiplyAdd(c1b, x1, wb)
+                        let x2 = Vector(repeating: a[33])
+                        c2a = multiplyAdd(c2a, x2, wa)
+                        c2b = multiplyAdd(c2b, x2, wb)
+                        let x3 = Vector(repeating: a[49])
+                        c3a = multiplyAdd(c3a, x3, wa)
+                        c3b = multiplyAdd(c3b, x3, wb)
+                        let x4 = Vector(repeating: a[65])
+                        c4a = multiplyAdd(c4a, x4, wa)
+                        c4b = multiplyAdd(c4b, x4, wb)
+                        let x5 = Vector(repeating: a[81])
+                        c5a = multiplyAdd(c5a, x5, wa)
+                        c5b = multiplyAdd(c5b, x5, wb)
+                        let x6 = Vector(repeating: a[97])
+                        c6a = multiplyAdd(c6a, x6, wa)
+                        c6b = multiplyAdd(c6b, x6, wb)
+                        let x7 = Vector(repeating: a[113])
+                        c7a = multiplyAdd(c7a, x7, wa)
+                        c7b = multiplyAdd(c7b, x7, wb)
+                        let x8 = Vector(repeating: a[129])
+                        c8a = multiplyAdd(c8a, x8, wa)
+                        c8b = multiplyAdd(c8b, x8, wb)
+                        let x9 = Vector(repeating: a[145])
+                        c9a = multiplyAdd(c9a, x9, wa)
+                        c9b = multiplyAdd(c9b, x9, wb)
+                        let x10 = Vector(repeating: a[161])
+                        c10a = multiplyAdd(c10a, x10, wa)
+                        c10b = multiplyAdd(c10b, x10, wb)
+                        let x11 = Vector(repeating: a[177])
+                        c11a = multiplyAdd(c11a, x11, wa)
+                        c11b = multiplyAdd(c11b, x11, wb)
+                        let x12 = Vector(repeating: a[193])
+                        c12a = multiplyAdd(c12a, x12, wa)
+                        c12b = multiplyAdd(c12b, x12, wb)
+                        let x13 = Vector(repeating: a[209])
+                        c13a = multiplyAdd(c13a, x13, wa)
+                        c13b = multiplyAdd(c13b, x13, wb)
+                    }
+                    do {
+                        let wa = load(w + 64 + 0 * vectorWidth)
+                        let wb = load(w + 64 + 1 * vectorWidth)
+                        let x0 = Vector(repeating: a[2])
+                        c0a = multiplyAdd(c0a, x0, wa)
+                        c0b = multiplyAdd(c0b, x0, wb)
+                        let x1 = Vector(repeating: a[18])
+                        c1a = multiplyAdd(c1a, x1, wa)
+                        c1b = multiplyAdd(c1b, x1, wb)
+                        let x2 = Vector(repeating: a[34])
+                        c2a = multiplyAdd(c2a, x2, wa)
+                        c2b = multiplyAdd(c2b, x2, wb)
+                        let x3 = Vector(repeating: a[50])
+                        c3a = multiplyAdd(c3a, x3, wa)
+                        c3b = multiplyAdd(c3b, x3, wb)
+                        let x4 = Vector(repeating: a[66])
+                        c4a = multiplyAdd(c4a, x4, wa)
+                        c4b = multiplyAdd(c4b, x4, wb)
+                        let x5 = Vector(repeating: a[82])
+                        c5a = multiplyAdd(c5a, x5, wa)
+                        c5b = multiplyAdd(c5b, x5, wb)
+                        let x6 = Vector(repeating: a[98])
+                        c6a = multiplyAdd(c6a, x6, wa)
+                        c6b = multiplyAdd(c6b, x6, wb)
+                        let x7 = Vector(repeating: a[114])
+                        c7a = multiplyAdd(c7a, x7, wa)
+                        c7b = multiplyAdd(c7b, x7, wb)
+                        let x8 = Vector(repeating: a[130])
+                        c8a = multiplyAdd(c8a, x8, wa)
+                        c8b = multiplyAdd(c8b, x8, wb)
+                        let x9 = Vector(repeating: a[146])
+                        c9a = multiplyAdd(c9a, x9, wa)
+                        c9b = multiplyAdd(c9b, x9, wb)
+                        let x10 = Vector(repeating: a[162])
+                        c10a = multiplyAdd(c10a, x10, wa)
+                        c10b = multiplyAdd(c10b, x10, wb)
+                        let x11 = Vector(repeating: a[178])
+                        c11a = multiplyAdd(c11a, x11, wa)
+                        c11b = multiplyAdd(c11b, x11, wb)
+                        let x12 = Vector(repeating: a[194])
+                        c12a = multiplyAdd(c12a, x12, wa)
+                        c12b = multiplyAdd(c12b, x12, wb)
+                        let x13 = Vector(repeating: a[210])
+                        c13a = multiplyAdd(c13a, x13, wa)
+                        c13b = multiplyAdd(c13b, x13, wb)
+                    }
+                    do {
+                        let wa = load(w + 96 + 0 * vectorWidth)
+                        let wb = load(w + 96 + 1 * vectorWidth)
+                        let x0 = Vector(repeating: a[3])
+                        c0a = multiplyAdd(c0a, x0, wa)
+                        c0b = multiplyAdd(c0b, x0, wb)
+                        let x1 = Vector(repeating: a[19])
+                        c1a = multiplyAdd(c1a, x1, wa)
+                        c1b = multiplyAdd(c1b, x1, wb)
+                        let x2 = Vector(repeating: a[35])
+                        c2a = multiplyAdd(c2a, x2, wa)
+                        c2b = multiplyAdd(c2b, x2, wb)
+                        let x3 = Vector(repeating: a[51])
+                        c3a = multiplyAdd(c3a, x3, wa)
+                        c3b = multiplyAdd(c3b, x3, wb)
+                        let x4 = Vector(repeating: a[67])
+                        c4a = multiplyAdd(c4a, x4, wa)
+                        c4b = multiplyAdd(c4b, x4, wb)
+                        let x5 = Vector(repeating: a[83])
+                        c5a = multiplyAdd(c5a, x5, wa)
+                        c5b = multiplyAdd(c5b, x5, wb)
+                        let x6 = Vector(repeating: a[99])
+                        c6a = multiplyAdd(c6a, x6, wa)
+                        c6b = multiplyAdd(c6b, x6, wb)
+                        let x7 = Vector(repeating: a[115])
+                        c7a = multiplyAdd(c7a, x7, wa)
+                        c7b = multiplyAdd(c7b, x7, wb)
+                        let x8 = Vector(repeating: a[131])
+                        c8a = multiplyAdd(c8a, x8, wa)
+                        c8b = multiplyAdd(c8b, x8, wb)
+                        let x9 = Vector(repeating: a[147])
+                        c9a = multiplyAdd(c9a, x9, wa)
+                        c9b = multiplyAdd(c9b, x9, wb)
+                        let x10 = Vector(repeating: a[163])
+                        c10a = multiplyAdd(c10a, x10, wa)
+                        c10b = multiplyAdd(c10b, x10, wb)
+                        let x11 = Vector(repeating: a[179])
+                        c11a = multiplyAdd(c11a, x11, wa)
+                        c11b = multiplyAdd(c11b, x11, wb)
+                        let x12 = Vector(repeating: a[195])
+                        c12a = multiplyAdd(c12a, x12, wa)
+                        c12b = multiplyAdd(c12b, x12, wb)
+                        let x13 = Vector(repeating: a[211])
+                        c13a = multiplyAdd(c13a, x13, wa)
+                        c13b = multiplyAdd(c13b, x13, wb)
+                    }
+                    a += 4
+                    w += 128
+                    quads -= 1
+                } while quads > 0
+            }
         }
+        store(c0a, result + 0 * vectorWidth)
+        store(c0b, result + 1 * vectorWidth)
+        store(c1a, result + 2 * vectorWidth)
+        store(c1b, result + 3 * vectorWidth)
+        store(c2a, result + 4 * vectorWidth)
+        store(c2b, result + 5 * vectorWidth)
+        store(c3a, result + 6 * vectorWidth)
+        store(c3b, result + 7 * vectorWidth)
+        store(c4a, result + 8 * vectorWidth)
+        store(c4b, result + 9 * vectorWidth)
+        store(c5a, result + 10 * vectorWidth)
+        store(c5b, result + 11 * vectorWidth)
+        store(c6a, result + 12 * vectorWidth)
+        store(c6b, result + 13 * vectorWidth)
+        store(c7a, result + 14 * vectorWidth)
+        store(c7b, result + 15 * vectorWidth)
+        store(c8a, result + 16 * vectorWidth)
+        store(c8b, result + 17 * vectorWidth)
+        store(c9a, result + 18 * vectorWidth)
+        store(c9b, result + 19 * vectorWidth)
+        store(c10a, result + 20 * vectorWidth)
+        store(c10b, result + 21 * vectorWidth)
+        store(c11a, result + 22 * vectorWidth)
+        store(c11b, result + 23 * vectorWidth)
+        store(c12a, result + 24 * vectorWidth)
+        store(c12b, result + 25 * vectorWidth)
+        store(c13a, result + 26 * vectorWidth)
+        store(c13b, result + 27 * vectorWidth)
     }
-    store(c0a, result + 0 * vectorWidth)
-    store(c0b, result + 1 * vectorWidth)
-    store(c1a, result + 2 * vectorWidth)
-    store(c1b, result + 3 * vectorWidth)
-    store(c2a, result + 4 * vectorWidth)
-    store(c2b, result + 5 * vectorWidth)
-    store(c3a, result + 6 * vectorWidth)
-    store(c3b, result + 7 * vectorWidth)
-    store(c4a, result + 8 * vectorWidth)
-    store(c4b, result + 9 * vectorWidth)
-    store(c5a, result + 10 * vectorWidth)
-    store(c5b, result + 11 * vectorWidth)
-    store(c6a, result + 12 * vectorWidth)
-    store(c6b, result + 13 * vectorWidth)
-    store(c7a, result + 14 * vectorWidth)
-    store(c7b, result + 15 * vectorWidth)
-    store(c8a, result + 16 * vectorWidth)
-    store(c8b, result + 17 * vectorWidth)
-    store(c9a, result + 18 * vectorWidth)
-    store(c9b, result + 19 * vectorWidth)
-    store(c10a, result + 20 * vectorWidth)
-    store(c10b, result + 21 * vectorWidth)
-    store(c11a, result + 22 * vectorWidth)
-    store(c11b, result + 23 * vectorWidth)
-    store(c12a, result + 24 * vectorWidth)
-    store(c12b, result + 25 * vectorWidth)
-    store(c13a, result + 26 * vectorWidth)
-    store(c13b, result + 27 * vectorWidth)
-}
 
-/// 8 pixels × 32 output channels, for short tails.
-@inline(never)
-func tile8x2(_ product: BandProduct, _ first: UnsafePointer<Float>, _ weights: UnsafePointer<Float>, _ result: UnsafeMutablePointer<Float>) {
-    var c0a = Vector.zero, c0b = Vector.zero
-    var c1a = Vector.zero, c1b = Vector.zero
-    var c2a = Vector.zero, c2b = Vector.zero
-    var c3a = Vector.zero, c3b = Vector.zero
-    var c4a = Vector.zero, c4b = Vector.zero
-    var c5a = Vector.zero, c5b = Vector.zero
-    var c6a = Vector.zero, c6b = Vector.zero
-    var c7a = Vector.zero, c7b = Vector.zero
-    var w = weights
-    var remaining = product.outerCount * product.innerCount
-    for outer in 0..<product.outerCount {
-        var block = first + outer * product.outerStride
-        for _ in 0..<product.innerCount {
-            remaining -= 1
-            var quads = remaining == 0 ? product.lastQuads : 4
-            var a = block
-            block += product.innerStride
-            repeat {
-                do {
-                    let wa = load(w + 0 + 0 * vectorWidth)
-                    let wb = load(w + 0 + 1 * vectorWidth)
-                    let x0 = Vector(repeating: a[0])
-                    c0a = multiplyAdd(c0a, x0, wa)
-                    c0b = multiplyAdd(c0b, x0, wb)
-                    let x1 = Vector(repeating: a[16])
-                    c1a = multiplyAdd(c1a, x1, wa)
-                    c1b = multiplyAdd(c1b, x1, wb)
-                    let x2 = Vector(repeating: a[32])
-                    c2a = multiplyAdd(c2a, x2, wa)
-                    c2b = multiplyAdd(c2b, x2, wb)
-                    let x3 = Vector(repeating: a[48])
-                    c3a = multiplyAdd(c3a, x3, wa)
-                    c3b = multiplyAdd(c3b, x3, wb)
-                    let x4 = Vector(repeating: a[64])
-                    c4a = multiplyAdd(c4a, x4, wa)
-                    c4b = multiplyAdd(c4b, x4, wb)
-                    let x5 = Vector(repeating: a[80])
-                    c5a = multiplyAdd(c5a, x5, wa)
-                    c5b = multiplyAdd(c5b, x5, wb)
-                    let x6 = Vector(repeating: a[96])
-                    c6a = multiplyAdd(c6a, x6, wa)
-                    c6b = multiplyAdd(c6b, x6, wb)
-                    let x7 = Vector(repeating: a[112])
-                    c7a = multiplyAdd(c7a, x7, wa)
-                    c7b = multiplyAdd(c7b, x7, wb)
-                }
-                do {
-                    let wa = load(w + 32 + 0 * vectorWidth)
-                    let wb = load(w + 32 + 1 * vectorWidth)
-                    let x0 = Vector(repeating: a[1])
-                    c0a = multiplyAdd(c0a, x0, wa)
-                    c0b = multiplyAdd(c0b, x0, wb)
-                    let x1 = Vector(repeating: a[17])
-                    c1a = multiplyAdd(c1a, x1, wa)
-                    c1b = multiplyAdd(c1b, x1, wb)
-                    let x2 = Vector(repeating: a[33])
-                    c2a = multiplyAdd(c2a, x2, wa)
-                    c2b = multiplyAdd(c2b, x2, wb)
-                    let x3 = Vector(repeating: a[49])
-                    c3a = multiplyAdd(c3a, x3, wa)
-                    c3b = multiplyAdd(c3b, x3, wb)
-                    let x4 = Vector(repeating: a[65])
-                    c4a = multiplyAdd(c4a, x4, wa)
-                    c4b = multiplyAdd(c4b, x4, wb)
-                    let x5 = Vector(repeating: a[81])
-                    c5a = multiplyAdd(c5a, x5, wa)
-                    c5b = multiplyAdd(c5b, x5, wb)
-                    let x6 = Vector(repeating: a[97])
-                    c6a = multiplyAdd(c6a, x6, wa)
-                    c6b = multiplyAdd(c6b, x6, wb)
-                    let x7 = Vector(repeating: a[113])
-                    c7a = multiplyAdd(c7a, x7, wa)
-                    c7b = multiplyAdd(c7b, x7, wb)
-                }
-                do {
-                    let wa = load(w + 64 + 0 * vectorWidth)
-                    let wb = load(w + 64 + 1 * vectorWidth)
-                    let x0 = Vector(repeating: a[2])
-                    c0a = multiplyAdd(c0a, x0, wa)
-                    c0b = multiplyAdd(c0b, x0, wb)
-                    let x1 = Vector(repeating: a[18])
-                    c1a = multiplyAdd(c1a, x1, wa)
-                    c1b = multiplyAdd(c1b, x1, wb)
-                    let x2 = Vector(repeating: a[34])
-                    c2a = multiplyAdd(c2a, x2, wa)
-                    c2b = multiplyAdd(c2b, x2, wb)
-                    let x3 = Vector(repeating: a[50])
-                    c3a = multiplyAdd(c3a, x3, wa)
-                    c3b = multiplyAdd(c3b, x3, wb)
-                    let x4 = Vector(repeating: a[66])
-                    c4a = multiplyAdd(c4a, x4, wa)
-                    c4b = multiplyAdd(c4b, x4, wb)
-                    let x5 = Vector(repeating: a[82])
-                    c5a = multiplyAdd(c5a, x5, wa)
-                    c5b = multiplyAdd(c5b, x5, wb)
-                    let x6 = Vector(repeating: a[98])
-                    c6a = multiplyAdd(c6a, x6, wa)
-                    c6b = multiplyAdd(c6b, x6, wb)
-                    let x7 = Vector(repeating: a[114])
-                    c7a = multiplyAdd(c7a, x7, wa)
-                    c7b = multiplyAdd(c7b, x7, wb)
-                }
-                do {
-                    let wa = load(w + 96 + 0 * vectorWidth)
-                    let wb = load(w + 96 + 1 * vectorWidth)
-                    let x0 = Vector(repeating: a[3])
-                    c0a = multiplyAdd(c0a, x0, wa)
-                    c0b = multiplyAdd(c0b, x0, wb)
-                    let x1 = Vector(repeating: a[19])
-                    c1a = multiplyAdd(c1a, x1, wa)
-                    c1b = multiplyAdd(c1b, x1, wb)
-                    let x2 = Vector(repeating: a[35])
-                    c2a = multiplyAdd(c2a, x2, wa)
-                    c2b = multiplyAdd(c2b, x2, wb)
-                    let x3 = Vector(repeating: a[51])
-                    c3a = multiplyAdd(c3a, x3, wa)
-                    c3b = multiplyAdd(c3b, x3, wb)
-                    let x4 = Vector(repeating: a[67])
-                    c4a = multiplyAdd(c4a, x4, wa)
-                    c4b = multiplyAdd(c4b, x4, wb)
-                    let x5 = Vector(repeating: a[83])
-                    c5a = multiplyAdd(c5a, x5, wa)
-                    c5b = multiplyAdd(c5b, x5, wb)
-                    let x6 = Vector(repeating: a[99])
-                    c6a = multiplyAdd(c6a, x6, wa)
-                    c6b = multiplyAdd(c6b, x6, wb)
-                    let x7 = Vector(repeating: a[115])
-                    c7a = multiplyAdd(c7a, x7, wa)
-                    c7b = multiplyAdd(c7b, x7, wb)
-                }
-                a += 4
-                w += 128
-                quads -= 1
-            } while quads > 0
+    /// 8 pixels × 32 output channels, for short tails.
+    @inline(never)
+    func tile8x2(
+        _ product: BandProduct, _ first: UnsafePointer<Float>, _ weights: UnsafePointer<Float>,
+        _ result: UnsafeMutablePointer<Float>
+    ) {
+        var c0a = Vector.zero, c0b = Vector.zero
+        var c1a = Vector.zero, c1b = Vector.zero
+        var c2a = Vector.zero, c2b = Vector.zero
+        var c3a = Vector.zero, c3b = Vector.zero
+        var c4a = Vector.zero, c4b = Vector.zero
+        var c5a = Vector.zero, c5b = Vector.zero
+        var c6a = Vector.zero, c6b = Vector.zero
+        var c7a = Vector.zero, c7b = Vector.zero
+        var w = weights
+        var remaining = product.outerCount * product.innerCount
+        for outer in 0..<product.outerCount {
+            var block = first + outer * product.outerStride
+            for _ in 0..<product.innerCount {
+                remaining -= 1
+                var quads = remaining == 0 ? product.lastQuads : 4
+                var a = block
+                block += product.innerStride
+                repeat {
+                    do {
+                        let wa = load(w + 0 + 0 * vectorWidth)
+                        let wb = load(w + 0 + 1 * vectorWidth)
+                        let x0 = Vector(repeating: a[0])
+                        c0a = multiplyAdd(c0a, x0, wa)
+                        c0b = multiplyAdd(c0b, x0, wb)
+                        let x1 = Vector(repeating: a[16])
+                        c1a = multiplyAdd(c1a, x1, wa)
+                        c1b = multiplyAdd(c1b, x1, wb)
+                        let x2 = Vector(repeating: a[32])
+                        c2a = multiplyAdd(c2a, x2, wa)
+                        c2b = multiplyAdd(c2b, x2, wb)
+                        let x3 = Vector(repeating: a[48])
+                        c3a = multiplyAdd(c3a, x3, wa)
+                        c3b = multiplyAdd(c3b, x3, wb)
+                        let x4 = Vector(repeating: a[64])
+                        c4a = multiplyAdd(c4a, x4, wa)
+                        c4b = multiplyAdd(c4b, x4, wb)
+                        let x5 = Vector(repeating: a[80])
+                        c5a = multiplyAdd(c5a, x5, wa)
+                        c5b = multiplyAdd(c5b, x5, wb)
+                        let x6 = Vector(repeating: a[96])
+                        c6a = multiplyAdd(c6a, x6, wa)
+                        c6b = multiplyAdd(c6b, x6, wb)
+                        let x7 = Vector(repeating: a[112])
+                        c7a = multiplyAdd(c7a, x7, wa)
+                        c7b = multiplyAdd(c7b, x7, wb)
+                    }
+                    do {
+                        let wa = load(w + 32 + 0 * vectorWidth)
+                        let wb = load(w + 32 + 1 * vectorWidth)
+                        let x0 = Vector(repeating: a[1])
+                        c0a = multiplyAdd(c0a, x0, wa)
+                        c0b = multiplyAdd(c0b, x0, wb)
+                        let x1 = Vector(repeating: a[17])
+                        c1a = multiplyAdd(c1a, x1, wa)
+                        c1b = multiplyAdd(c1b, x1, wb)
+                        let x2 = Vector(repeating: a[33])
+                        c2a = multiplyAdd(c2a, x2, wa)
+                        c2b = multiplyAdd(c2b, x2, wb)
+                        let x3 = Vector(repeating: a[49])
+                        c3a = multiplyAdd(c3a, x3, wa)
+                        c3b = multiplyAdd(c3b, x3, wb)
+                        let x4 = Vector(repeating: a[65])
+                        c4a = multiplyAdd(c4a, x4, wa)
+                        c4b = multiplyAdd(c4b, x4, wb)
+                        let x5 = Vector(repeating: a[81])
+                        c5a = multiplyAdd(c5a, x5, wa)
+                        c5b = multiplyAdd(c5b, x5, wb)
+                        let x6 = Vector(repeating: a[97])
+                        c6a = multiplyAdd(c6a, x6, wa)
+                        c6b = multiplyAdd(c6b, x6, wb)
+                        let x7 = Vector(repeating: a[113])
+                        c7a = multiplyAdd(c7a, x7, wa)
+                        c7b = multiplyAdd(c7b, x7, wb)
+                    }
+                    do {
+                        let wa = load(w + 64 + 0 * vectorWidth)
+                        let wb = load(w + 64 + 1 * vectorWidth)
+                        let x0 = Vector(repeating: a[2])
+                        c0a = multiplyAdd(c0a, x0, wa)
+                        c0b = multiplyAdd(c0b, x0, wb)
+                        let x1 = Vector(repeating: a[18])
+                        c1a = multiplyAdd(c1a, x1, wa)
+                        c1b = multiplyAdd(c1b, x1, wb)
+                        let x2 = Vector(repeating: a[34])
+                        c2a = multiplyAdd(c2a, x2, wa)
+                        c2b = multiplyAdd(c2b, x2, wb)
+                        let x3 = Vector(repeating: a[50])
+                        c3a = multiplyAdd(c3a, x3, wa)
+                        c3b = multiplyAdd(c3b, x3, wb)
+                        let x4 = Vector(repeating: a[66])
+                        c4a = multiplyAdd(c4a, x4, wa)
+                        c4b = multiplyAdd(c4b, x4, wb)
+                        let x5 = Vector(repeating: a[82])
+                        c5a = multiplyAdd(c5a, x5, wa)
+                        c5b = multiplyAdd(c5b, x5, wb)
+                        let x6 = Vector(repeating: a[98])
+                        c6a = multiplyAdd(c6a, x6, wa)
+                        c6b = multiplyAdd(c6b, x6, wb)
+                        let x7 = Vector(repeating: a[114])
+                        c7a = multiplyAdd(c7a, x7, wa)
+                        c7b = multiplyAdd(c7b, x7, wb)
+                    }
+                    do {
+                        let wa = load(w + 96 + 0 * vectorWidth)
+                        let wb = load(w + 96 + 1 * vectorWidth)
+                        let x0 = Vector(repeating: a[3])
+                        c0a = multiplyAdd(c0a, x0, wa)
+                        c0b = multiplyAdd(c0b, x0, wb)
+                        let x1 = Vector(repeating: a[19])
+                        c1a = multiplyAdd(c1a, x1, wa)
+                        c1b = multiplyAdd(c1b, x1, wb)
+                        let x2 = Vector(repeating: a[35])
+                        c2a = multiplyAdd(c2a, x2, wa)
+                        c2b = multiplyAdd(c2b, x2, wb)
+                        let x3 = Vector(repeating: a[51])
+                        c3a = multiplyAdd(c3a, x3, wa)
+                        c3b = multiplyAdd(c3b, x3, wb)
+                        let x4 = Vector(repeating: a[67])
+                        c4a = multiplyAdd(c4a, x4, wa)
+                        c4b = multiplyAdd(c4b, x4, wb)
+                        let x5 = Vector(repeating: a[83])
+                        c5a = multiplyAdd(c5a, x5, wa)
+                        c5b = multiplyAdd(c5b, x5, wb)
+                        let x6 = Vector(repeating: a[99])
+                        c6a = multiplyAdd(c6a, x6, wa)
+                        c6b = multiplyAdd(c6b, x6, wb)
+                        let x7 = Vector(repeating: a[115])
+                        c7a = multiplyAdd(c7a, x7, wa)
+                        c7b = multiplyAdd(c7b, x7, wb)
+                    }
+                    a += 4
+                    w += 128
+                    quads -= 1
+                } while quads > 0
+            }
         }
+        store(c0a, result + 0 * vectorWidth)
+        store(c0b, result + 1 * vectorWidth)
+        store(c1a, result + 2 * vectorWidth)
+        store(c1b, result + 3 * vectorWidth)
+        store(c2a, result + 4 * vectorWidth)
+        store(c2b, result + 5 * vectorWidth)
+        store(c3a, result + 6 * vectorWidth)
+        store(c3b, result + 7 * vectorWidth)
+        store(c4a, result + 8 * vectorWidth)
+        store(c4b, result + 9 * vectorWidth)
+        store(c5a, result + 10 * vectorWidth)
+        store(c5b, result + 11 * vectorWidth)
+        store(c6a, result + 12 * vectorWidth)
+        store(c6b, result + 13 * vectorWidth)
+        store(c7a, result + 14 * vectorWidth)
+        store(c7b, result + 15 * vectorWidth)
     }
-    store(c0a, result + 0 * vectorWidth)
-    store(c0b, result + 1 * vectorWidth)
-    store(c1a, result + 2 * vectorWidth)
-    store(c1b, result + 3 * vectorWidth)
-    store(c2a, result + 4 * vectorWidth)
-    store(c2b, result + 5 * vectorWidth)
-    store(c3a, result + 6 * vectorWidth)
-    store(c3b, result + 7 * vectorWidth)
-    store(c4a, result + 8 * vectorWidth)
-    store(c4b, result + 9 * vectorWidth)
-    store(c5a, result + 10 * vectorWidth)
-    store(c5b, result + 11 * vectorWidth)
-    store(c6a, result + 12 * vectorWidth)
-    store(c6b, result + 13 * vectorWidth)
-    store(c7a, result + 14 * vectorWidth)
-    store(c7b, result + 15 * vectorWidth)
-}
 
-/// 14 pixels × 16 output channels, for output blocks of at most 16 channels.
-@inline(never)
-func tile14x1(_ product: BandProduct, _ first: UnsafePointer<Float>, _ weights: UnsafePointer<Float>, _ result: UnsafeMutablePointer<Float>) {
-    var c0a = Vector.zero
-    var c1a = Vector.zero
-    var c2a = Vector.zero
-    var c3a = Vector.zero
-    var c4a = Vector.zero
-    var c5a = Vector.zero
-    var c6a = Vector.zero
-    var c7a = Vector.zero
-    var c8a = Vector.zero
-    var c9a = Vector.zero
-    var c10a = Vector.zero
-    var c11a = Vector.zero
-    var c12a = Vector.zero
-    var c13a = Vector.zero
-    var w = weights
-    var remaining = product.outerCount * product.innerCount
-    for outer in 0..<product.outerCount {
-        var block = first + outer * product.outerStride
-        for _ in 0..<product.innerCount {
-            remaining -= 1
-            var quads = remaining == 0 ? product.lastQuads : 4
-            var a = block
-            block += product.innerStride
-            repeat {
-                do {
-                    let wa = load(w + 0 + 0 * vectorWidth)
-                    let x0 = Vector(repeating: a[0])
-                    c0a = multiplyAdd(c0a, x0, wa)
-                    let x1 = Vector(repeating: a[16])
-                    c1a = multiplyAdd(c1a, x1, wa)
-                    let x2 = Vector(repeating: a[32])
-                    c2a = multiplyAdd(c2a, x2, wa)
-                    let x3 = Vector(repeating: a[48])
-                    c3a = multiplyAdd(c3a, x3, wa)
-                    let x4 = Vector(repeating: a[64])
-                    c4a = multiplyAdd(c4a, x4, wa)
-                    let x5 = Vector(repeating: a[80])
-                    c5a = multiplyAdd(c5a, x5, wa)
-                    let x6 = Vector(repeating: a[96])
-                    c6a = multiplyAdd(c6a, x6, wa)
-                    let x7 = Vector(repeating: a[112])
-                    c7a = multiplyAdd(c7a, x7, wa)
-                    let x8 = Vector(repeating: a[128])
-                    c8a = multiplyAdd(c8a, x8, wa)
-                    let x9 = Vector(repeating: a[144])
-                    c9a = multiplyAdd(c9a, x9, wa)
-                    let x10 = Vector(repeating: a[160])
-                    c10a = multiplyAdd(c10a, x10, wa)
-                    let x11 = Vector(repeating: a[176])
-                    c11a = multiplyAdd(c11a, x11, wa)
-                    let x12 = Vector(repeating: a[192])
-                    c12a = multiplyAdd(c12a, x12, wa)
-                    let x13 = Vector(repeating: a[208])
-                    c13a = multiplyAdd(c13a, x13, wa)
-                }
-                do {
-                    let wa = load(w + 32 + 0 * vectorWidth)
-                    let x0 = Vector(repeating: a[1])
-                    c0a = multiplyAdd(c0a, x0, wa)
-                    let x1 = Vector(repeating: a[17])
-                    c1a = multiplyAdd(c1a, x1, wa)
-                    let x2 = Vector(repeating: a[33])
-                    c2a = multiplyAdd(c2a, x2, wa)
-                    let x3 = Vector(repeating: a[49])
-                    c3a = multiplyAdd(c3a, x3, wa)
-                    let x4 = Vector(repeating: a[65])
-                    c4a = multiplyAdd(c4a, x4, wa)
-                    let x5 = Vector(repeating: a[81])
-                    c5a = multiplyAdd(c5a, x5, wa)
-                    let x6 = Vector(repeating: a[97])
-                    c6a = multiplyAdd(c6a, x6, wa)
-                    let x7 = Vector(repeating: a[113])
-                    c7a = multiplyAdd(c7a, x7, wa)
-                    let x8 = Vector(repeating: a[129])
-                    c8a = multiplyAdd(c8a, x8, wa)
-                    let x9 = Vector(repeating: a[145])
-                    c9a = multiplyAdd(c9a, x9, wa)
-                    let x10 = Vector(repeating: a[161])
-                    c10a = multiplyAdd(c10a, x10, wa)
-                    let x11 = Vector(repeating: a[177])
-                    c11a = multiplyAdd(c11a, x11, wa)
-                    let x12 = Vector(repeating: a[193])
-                    c12a = multiplyAdd(c12a, x12, wa)
-                    let x13 = Vector(repeating: a[209])
-                    c13a = multiplyAdd(c13a, x13, wa)
-                }
-                do {
-                    let wa = load(w + 64 + 0 * vectorWidth)
-                    let x0 = Vector(repeating: a[2])
-                    c0a = multiplyAdd(c0a, x0, wa)
-                    let x1 = Vector(repeating: a[18])
-                    c1a = multiplyAdd(c1a, x1, wa)
-                    let x2 = Vector(repeating: a[34])
-                    c2a = multiplyAdd(c2a, x2, wa)
-                    let x3 = Vector(repeating: a[50])
-                    c3a = multiplyAdd(c3a, x3, wa)
-                    let x4 = Vector(repeating: a[66])
-                    c4a = multiplyAdd(c4a, x4, wa)
-                    let x5 = Vector(repeating: a[82])
-                    c5a = multiplyAdd(c5a, x5, wa)
-                    let x6 = Vector(repeating: a[98])
-                    c6a = multiplyAdd(c6a, x6, wa)
-                    let x7 = Vector(repeating: a[114])
-                    c7a = multiplyAdd(c7a, x7, wa)
-                    let x8 = Vector(repeating: a[130])
-                    c8a = multiplyAdd(c8a, x8, wa)
-                    let x9 = Vector(repeating: a[146])
-                    c9a = multiplyAdd(c9a, x9, wa)
-                    let x10 = Vector(repeating: a[162])
-                    c10a = multiplyAdd(c10a, x10, wa)
-                    let x11 = Vector(repeating: a[178])
-                    c11a = multiplyAdd(c11a, x11, wa)
-                    let x12 = Vector(repeating: a[194])
-                    c12a = multiplyAdd(c12a, x12, wa)
-                    let x13 = Vector(repeating: a[210])
-                    c13a = multiplyAdd(c13a, x13, wa)
-                }
-                do {
-                    let wa = load(w + 96 + 0 * vectorWidth)
-                    let x0 = Vector(repeating: a[3])
-                    c0a = multiplyAdd(c0a, x0, wa)
-                    let x1 = Vector(repeating: a[19])
-                    c1a = multiplyAdd(c1a, x1, wa)
-                    let x2 = Vector(repeating: a[35])
-                    c2a = multiplyAdd(c2a, x2, wa)
-                    let x3 = Vector(repeating: a[51])
-                    c3a = multiplyAdd(c3a, x3, wa)
-                    let x4 = Vector(repeating: a[67])
-                    c4a = multiplyAdd(c4a, x4, wa)
-                    let x5 = Vector(repeating: a[83])
-                    c5a = multiplyAdd(c5a, x5, wa)
-                    let x6 = Vector(repeating: a[99])
-                    c6a = multiplyAdd(c6a, x6, wa)
-                    let x7 = Vector(repeating: a[115])
-                    c7a = multiplyAdd(c7a, x7, wa)
-                    let x8 = Vector(repeating: a[131])
-                    c8a = multiplyAdd(c8a, x8, wa)
-                    let x9 = Vector(repeating: a[147])
-                    c9a = multiplyAdd(c9a, x9, wa)
-                    let x10 = Vector(repeating: a[163])
-                    c10a = multiplyAdd(c10a, x10, wa)
-                    let x11 = Vector(repeating: a[179])
-                    c11a = multiplyAdd(c11a, x11, wa)
-                    let x12 = Vector(repeating: a[195])
-                    c12a = multiplyAdd(c12a, x12, wa)
-                    let x13 = Vector(repeating: a[211])
-                    c13a = multiplyAdd(c13a, x13, wa)
-                }
-                a += 4
-                w += 128
-                quads -= 1
-            } while quads > 0
+    /// 14 pixels × 16 output channels, for output blocks of at most 16 channels.
+    @inline(never)
+    func tile14x1(
+        _ product: BandProduct, _ first: UnsafePointer<Float>, _ weights: UnsafePointer<Float>,
+        _ result: UnsafeMutablePointer<Float>
+    ) {
+        var c0a = Vector.zero
+        var c1a = Vector.zero
+        var c2a = Vector.zero
+        var c3a = Vector.zero
+        var c4a = Vector.zero
+        var c5a = Vector.zero
+        var c6a = Vector.zero
+        var c7a = Vector.zero
+        var c8a = Vector.zero
+        var c9a = Vector.zero
+        var c10a = Vector.zero
+        var c11a = Vector.zero
+        var c12a = Vector.zero
+        var c13a = Vector.zero
+        var w = weights
+        var remaining = product.outerCount * product.innerCount
+        for outer in 0..<product.outerCount {
+            var block = first + outer * product.outerStride
+            for _ in 0..<product.innerCount {
+                remaining -= 1
+                var quads = remaining == 0 ? product.lastQuads : 4
+                var a = block
+                block += product.innerStride
+                repeat {
+                    do {
+                        let wa = load(w + 0 + 0 * vectorWidth)
+                        let x0 = Vector(repeating: a[0])
+                        c0a = multiplyAdd(c0a, x0, wa)
+                        let x1 = Vector(repeating: a[16])
+                        c1a = multiplyAdd(c1a, x1, wa)
+                        let x2 = Vector(repeating: a[32])
+                        c2a = multiplyAdd(c2a, x2, wa)
+                        let x3 = Vector(repeating: a[48])
+                        c3a = multiplyAdd(c3a, x3, wa)
+                        let x4 = Vector(repeating: a[64])
+                        c4a = multiplyAdd(c4a, x4, wa)
+                        let x5 = Vector(repeating: a[80])
+                        c5a = multiplyAdd(c5a, x5, wa)
+                        let x6 = Vector(repeating: a[96])
+                        c6a = multiplyAdd(c6a, x6, wa)
+                        let x7 = Vector(repeating: a[112])
+                        c7a = multiplyAdd(c7a, x7, wa)
+                        let x8 = Vector(repeating: a[128])
+                        c8a = multiplyAdd(c8a, x8, wa)
+                        let x9 = Vector(repeating: a[144])
+                        c9a = multiplyAdd(c9a, x9, wa)
+                        let x10 = Vector(repeating: a[160])
+                        c10a = multiplyAdd(c10a, x10, wa)
+                        let x11 = Vector(repeating: a[176])
+                        c11a = multiplyAdd(c11a, x11, wa)
+                        let x12 = Vector(repeating: a[192])
+                        c12a = multiplyAdd(c12a, x12, wa)
+                        let x13 = Vector(repeating: a[208])
+                        c13a = multiplyAdd(c13a, x13, wa)
+                    }
+                    do {
+                        let wa = load(w + 32 + 0 * vectorWidth)
+                        let x0 = Vector(repeating: a[1])
+                        c0a = multiplyAdd(c0a, x0, wa)
+                        let x1 = Vector(repeating: a[17])
+                        c1a = multiplyAdd(c1a, x1, wa)
+                        let x2 = Vector(repeating: a[33])
+                        c2a = multiplyAdd(c2a, x2, wa)
+                        let x3 = Vector(repeating: a[49])
+                        c3a = multiplyAdd(c3a, x3, wa)
+                        let x4 = Vector(repeating: a[65])
+                        c4a = multiplyAdd(c4a, x4, wa)
+                        let x5 = Vector(repeating: a[81])
+                        c5a = multiplyAdd(c5a, x5, wa)
+                        let x6 = Vector(repeating: a[97])
+                        c6a = multiplyAdd(c6a, x6, wa)
+                        let x7 = Vector(repeating: a[113])
+                        c7a = multiplyAdd(c7a, x7, wa)
+                        let x8 = Vector(repeating: a[129])
+                        c8a = multiplyAdd(c8a, x8, wa)
+                        let x9 = Vector(repeating: a[145])
+                        c9a = multiplyAdd(c9a, x9, wa)
+                        let x10 = Vector(repeating: a[161])
+                        c10a = multiplyAdd(c10a, x10, wa)
+                        let x11 = Vector(repeating: a[177])
+                        c11a = multiplyAdd(c11a, x11, wa)
+                        let x12 = Vector(repeating: a[193])
+                        c12a = multiplyAdd(c12a, x12, wa)
+                        let x13 = Vector(repeating: a[209])
+                        c13a = multiplyAdd(c13a, x13, wa)
+                    }
+                    do {
+                        let wa = load(w + 64 + 0 * vectorWidth)
+                        let x0 = Vector(repeating: a[2])
+                        c0a = multiplyAdd(c0a, x0, wa)
+                        let x1 = Vector(repeating: a[18])
+                        c1a = multiplyAdd(c1a, x1, wa)
+                        let x2 = Vector(repeating: a[34])
+                        c2a = multiplyAdd(c2a, x2, wa)
+                        let x3 = Vector(repeating: a[50])
+                        c3a = multiplyAdd(c3a, x3, wa)
+                        let x4 = Vector(repeating: a[66])
+                        c4a = multiplyAdd(c4a, x4, wa)
+                        let x5 = Vector(repeating: a[82])
+                        c5a = multiplyAdd(c5a, x5, wa)
+                        let x6 = Vector(repeating: a[98])
+                        c6a = multiplyAdd(c6a, x6, wa)
+                        let x7 = Vector(repeating: a[114])
+                        c7a = multiplyAdd(c7a, x7, wa)
+                        let x8 = Vector(repeating: a[130])
+                        c8a = multiplyAdd(c8a, x8, wa)
+                        let x9 = Vector(repeating: a[146])
+                        c9a = multiplyAdd(c9a, x9, wa)
+                        let x10 = Vector(repeating: a[162])
+                        c10a = multiplyAdd(c10a, x10, wa)
+                        let x11 = Vector(repeating: a[178])
+                        c11a = multiplyAdd(c11a, x11, wa)
+                        let x12 = Vector(repeating: a[194])
+                        c12a = multiplyAdd(c12a, x12, wa)
+                        let x13 = Vector(repeating: a[210])
+                        c13a = multiplyAdd(c13a, x13, wa)
+                    }
+                    do {
+                        let wa = load(w + 96 + 0 * vectorWidth)
+                        let x0 = Vector(repeating: a[3])
+                        c0a = multiplyAdd(c0a, x0, wa)
+                        let x1 = Vector(repeating: a[19])
+                        c1a = multiplyAdd(c1a, x1, wa)
+                        let x2 = Vector(repeating: a[35])
+                        c2a = multiplyAdd(c2a, x2, wa)
+                        let x3 = Vector(repeating: a[51])
+                        c3a = multiplyAdd(c3a, x3, wa)
+                        let x4 = Vector(repeating: a[67])
+                        c4a = multiplyAdd(c4a, x4, wa)
+                        let x5 = Vector(repeating: a[83])
+                        c5a = multiplyAdd(c5a, x5, wa)
+                        let x6 = Vector(repeating: a[99])
+                        c6a = multiplyAdd(c6a, x6, wa)
+                        let x7 = Vector(repeating: a[115])
+                        c7a = multiplyAdd(c7a, x7, wa)
+                        let x8 = Vector(repeating: a[131])
+                        c8a = multiplyAdd(c8a, x8, wa)
+                        let x9 = Vector(repeating: a[147])
+                        c9a = multiplyAdd(c9a, x9, wa)
+                        let x10 = Vector(repeating: a[163])
+                        c10a = multiplyAdd(c10a, x10, wa)
+                        let x11 = Vector(repeating: a[179])
+                        c11a = multiplyAdd(c11a, x11, wa)
+                        let x12 = Vector(repeating: a[195])
+                        c12a = multiplyAdd(c12a, x12, wa)
+                        let x13 = Vector(repeating: a[211])
+                        c13a = multiplyAdd(c13a, x13, wa)
+                    }
+                    a += 4
+                    w += 128
+                    quads -= 1
+                } while quads > 0
+            }
         }
+        store(c0a, result + 0 * vectorWidth)
+        store(c1a, result + 2 * vectorWidth)
+        store(c2a, result + 4 * vectorWidth)
+        store(c3a, result + 6 * vectorWidth)
+        store(c4a, result + 8 * vectorWidth)
+        store(c5a, result + 10 * vectorWidth)
+        store(c6a, result + 12 * vectorWidth)
+        store(c7a, result + 14 * vectorWidth)
+        store(c8a, result + 16 * vectorWidth)
+        store(c9a, result + 18 * vectorWidth)
+        store(c10a, result + 20 * vectorWidth)
+        store(c11a, result + 22 * vectorWidth)
+        store(c12a, result + 24 * vectorWidth)
+        store(c13a, result + 26 * vectorWidth)
     }
-    store(c0a, result + 0 * vectorWidth)
-    store(c1a, result + 2 * vectorWidth)
-    store(c2a, result + 4 * vectorWidth)
-    store(c3a, result + 6 * vectorWidth)
-    store(c4a, result + 8 * vectorWidth)
-    store(c5a, result + 10 * vectorWidth)
-    store(c6a, result + 12 * vectorWidth)
-    store(c7a, result + 14 * vectorWidth)
-    store(c8a, result + 16 * vectorWidth)
-    store(c9a, result + 18 * vectorWidth)
-    store(c10a, result + 20 * vectorWidth)
-    store(c11a, result + 22 * vectorWidth)
-    store(c12a, result + 24 * vectorWidth)
-    store(c13a, result + 26 * vectorWidth)
-}
 
-/// 8 input × 32 output channels of a weight gradient.
-@inline(never)
-func outerProduct8x2(_ product: OuterProduct, _ x: UnsafePointer<Float>, _ d0: UnsafePointer<Float>, _ d1: UnsafePointer<Float>, _ result: UnsafeMutablePointer<Float>) {
-    var c0a = Vector.zero, c0b = Vector.zero
-    var c1a = Vector.zero, c1b = Vector.zero
-    var c2a = Vector.zero, c2b = Vector.zero
-    var c3a = Vector.zero, c3b = Vector.zero
-    var c4a = Vector.zero, c4b = Vector.zero
-    var c5a = Vector.zero, c5b = Vector.zero
-    var c6a = Vector.zero, c6b = Vector.zero
-    var c7a = Vector.zero, c7b = Vector.zero
-    for row in 0..<product.rowCount {
-        var a = x + row * product.inputRowStride
-        var left = d0 + row * product.gradientRowStride
-        var right = d1 + row * product.gradientRowStride
-        for _ in 0..<product.columnCount {
-            let wa = load(left)
-            let wb = load(right)
-            let x0 = Vector(repeating: a[0])
-            c0a = multiplyAdd(c0a, x0, wa)
-            c0b = multiplyAdd(c0b, x0, wb)
-            let x1 = Vector(repeating: a[1])
-            c1a = multiplyAdd(c1a, x1, wa)
-            c1b = multiplyAdd(c1b, x1, wb)
-            let x2 = Vector(repeating: a[2])
-            c2a = multiplyAdd(c2a, x2, wa)
-            c2b = multiplyAdd(c2b, x2, wb)
-            let x3 = Vector(repeating: a[3])
-            c3a = multiplyAdd(c3a, x3, wa)
-            c3b = multiplyAdd(c3b, x3, wb)
-            let x4 = Vector(repeating: a[4])
-            c4a = multiplyAdd(c4a, x4, wa)
-            c4b = multiplyAdd(c4b, x4, wb)
-            let x5 = Vector(repeating: a[5])
-            c5a = multiplyAdd(c5a, x5, wa)
-            c5b = multiplyAdd(c5b, x5, wb)
-            let x6 = Vector(repeating: a[6])
-            c6a = multiplyAdd(c6a, x6, wa)
-            c6b = multiplyAdd(c6b, x6, wb)
-            let x7 = Vector(repeating: a[7])
-            c7a = multiplyAdd(c7a, x7, wa)
-            c7b = multiplyAdd(c7b, x7, wb)
-            a += product.inputStep
-            left += 16
-            right += 16
+    /// 8 input × 32 output channels of a weight gradient.
+    @inline(never)
+    func outerProduct8x2(
+        _ product: OuterProduct, _ x: UnsafePointer<Float>, _ d0: UnsafePointer<Float>, _ d1: UnsafePointer<Float>,
+        _ result: UnsafeMutablePointer<Float>
+    ) {
+        var c0a = Vector.zero, c0b = Vector.zero
+        var c1a = Vector.zero, c1b = Vector.zero
+        var c2a = Vector.zero, c2b = Vector.zero
+        var c3a = Vector.zero, c3b = Vector.zero
+        var c4a = Vector.zero, c4b = Vector.zero
+        var c5a = Vector.zero, c5b = Vector.zero
+        var c6a = Vector.zero, c6b = Vector.zero
+        var c7a = Vector.zero, c7b = Vector.zero
+        for row in 0..<product.rowCount {
+            var a = x + row * product.inputRowStride
+            var left = d0 + row * product.gradientRowStride
+            var right = d1 + row * product.gradientRowStride
+            for _ in 0..<product.columnCount {
+                let wa = load(left)
+                let wb = load(right)
+                let x0 = Vector(repeating: a[0])
+                c0a = multiplyAdd(c0a, x0, wa)
+                c0b = multiplyAdd(c0b, x0, wb)
+                let x1 = Vector(repeating: a[1])
+                c1a = multiplyAdd(c1a, x1, wa)
+                c1b = multiplyAdd(c1b, x1, wb)
+                let x2 = Vector(repeating: a[2])
+                c2a = multiplyAdd(c2a, x2, wa)
+                c2b = multiplyAdd(c2b, x2, wb)
+                let x3 = Vector(repeating: a[3])
+                c3a = multiplyAdd(c3a, x3, wa)
+                c3b = multiplyAdd(c3b, x3, wb)
+                let x4 = Vector(repeating: a[4])
+                c4a = multiplyAdd(c4a, x4, wa)
+                c4b = multiplyAdd(c4b, x4, wb)
+                let x5 = Vector(repeating: a[5])
+                c5a = multiplyAdd(c5a, x5, wa)
+                c5b = multiplyAdd(c5b, x5, wb)
+                let x6 = Vector(repeating: a[6])
+                c6a = multiplyAdd(c6a, x6, wa)
+                c6b = multiplyAdd(c6b, x6, wb)
+                let x7 = Vector(repeating: a[7])
+                c7a = multiplyAdd(c7a, x7, wa)
+                c7b = multiplyAdd(c7b, x7, wb)
+                a += product.inputStep
+                left += 16
+                right += 16
+            }
         }
+        if product.accumulates {
+            c0a += load(result + 0 + 0 * vectorWidth)
+            c0b += load(result + 0 + 1 * vectorWidth)
+            c1a += load(result + 32 + 0 * vectorWidth)
+            c1b += load(result + 32 + 1 * vectorWidth)
+            c2a += load(result + 64 + 0 * vectorWidth)
+            c2b += load(result + 64 + 1 * vectorWidth)
+            c3a += load(result + 96 + 0 * vectorWidth)
+            c3b += load(result + 96 + 1 * vectorWidth)
+            c4a += load(result + 128 + 0 * vectorWidth)
+            c4b += load(result + 128 + 1 * vectorWidth)
+            c5a += load(result + 160 + 0 * vectorWidth)
+            c5b += load(result + 160 + 1 * vectorWidth)
+            c6a += load(result + 192 + 0 * vectorWidth)
+            c6b += load(result + 192 + 1 * vectorWidth)
+            c7a += load(result + 224 + 0 * vectorWidth)
+            c7b += load(result + 224 + 1 * vectorWidth)
+        }
+        store(c0a, result + 0 + 0 * vectorWidth)
+        store(c0b, result + 0 + 1 * vectorWidth)
+        store(c1a, result + 32 + 0 * vectorWidth)
+        store(c1b, result + 32 + 1 * vectorWidth)
+        store(c2a, result + 64 + 0 * vectorWidth)
+        store(c2b, result + 64 + 1 * vectorWidth)
+        store(c3a, result + 96 + 0 * vectorWidth)
+        store(c3b, result + 96 + 1 * vectorWidth)
+        store(c4a, result + 128 + 0 * vectorWidth)
+        store(c4b, result + 128 + 1 * vectorWidth)
+        store(c5a, result + 160 + 0 * vectorWidth)
+        store(c5b, result + 160 + 1 * vectorWidth)
+        store(c6a, result + 192 + 0 * vectorWidth)
+        store(c6b, result + 192 + 1 * vectorWidth)
+        store(c7a, result + 224 + 0 * vectorWidth)
+        store(c7b, result + 224 + 1 * vectorWidth)
     }
-    if product.accumulates {
-        c0a += load(result + 0 + 0 * vectorWidth)
-        c0b += load(result + 0 + 1 * vectorWidth)
-        c1a += load(result + 32 + 0 * vectorWidth)
-        c1b += load(result + 32 + 1 * vectorWidth)
-        c2a += load(result + 64 + 0 * vectorWidth)
-        c2b += load(result + 64 + 1 * vectorWidth)
-        c3a += load(result + 96 + 0 * vectorWidth)
-        c3b += load(result + 96 + 1 * vectorWidth)
-        c4a += load(result + 128 + 0 * vectorWidth)
-        c4b += load(result + 128 + 1 * vectorWidth)
-        c5a += load(result + 160 + 0 * vectorWidth)
-        c5b += load(result + 160 + 1 * vectorWidth)
-        c6a += load(result + 192 + 0 * vectorWidth)
-        c6b += load(result + 192 + 1 * vectorWidth)
-        c7a += load(result + 224 + 0 * vectorWidth)
-        c7b += load(result + 224 + 1 * vectorWidth)
-    }
-    store(c0a, result + 0 + 0 * vectorWidth)
-    store(c0b, result + 0 + 1 * vectorWidth)
-    store(c1a, result + 32 + 0 * vectorWidth)
-    store(c1b, result + 32 + 1 * vectorWidth)
-    store(c2a, result + 64 + 0 * vectorWidth)
-    store(c2b, result + 64 + 1 * vectorWidth)
-    store(c3a, result + 96 + 0 * vectorWidth)
-    store(c3b, result + 96 + 1 * vectorWidth)
-    store(c4a, result + 128 + 0 * vectorWidth)
-    store(c4b, result + 128 + 1 * vectorWidth)
-    store(c5a, result + 160 + 0 * vectorWidth)
-    store(c5b, result + 160 + 1 * vectorWidth)
-    store(c6a, result + 192 + 0 * vectorWidth)
-    store(c6b, result + 192 + 1 * vectorWidth)
-    store(c7a, result + 224 + 0 * vectorWidth)
-    store(c7b, result + 224 + 1 * vectorWidth)
-}
 
-/// 8 input × 16 output channels of a weight gradient.
-@inline(never)
-func outerProduct8x1(_ product: OuterProduct, _ x: UnsafePointer<Float>, _ d0: UnsafePointer<Float>, _ d1: UnsafePointer<Float>, _ result: UnsafeMutablePointer<Float>) {
-    var c0a = Vector.zero
-    var c1a = Vector.zero
-    var c2a = Vector.zero
-    var c3a = Vector.zero
-    var c4a = Vector.zero
-    var c5a = Vector.zero
-    var c6a = Vector.zero
-    var c7a = Vector.zero
-    for row in 0..<product.rowCount {
-        var a = x + row * product.inputRowStride
-        var left = d0 + row * product.gradientRowStride
-        for _ in 0..<product.columnCount {
-            let wa = load(left)
-            let x0 = Vector(repeating: a[0])
-            c0a = multiplyAdd(c0a, x0, wa)
-            let x1 = Vector(repeating: a[1])
-            c1a = multiplyAdd(c1a, x1, wa)
-            let x2 = Vector(repeating: a[2])
-            c2a = multiplyAdd(c2a, x2, wa)
-            let x3 = Vector(repeating: a[3])
-            c3a = multiplyAdd(c3a, x3, wa)
-            let x4 = Vector(repeating: a[4])
-            c4a = multiplyAdd(c4a, x4, wa)
-            let x5 = Vector(repeating: a[5])
-            c5a = multiplyAdd(c5a, x5, wa)
-            let x6 = Vector(repeating: a[6])
-            c6a = multiplyAdd(c6a, x6, wa)
-            let x7 = Vector(repeating: a[7])
-            c7a = multiplyAdd(c7a, x7, wa)
-            a += product.inputStep
-            left += 16
+    /// 8 input × 16 output channels of a weight gradient.
+    @inline(never)
+    func outerProduct8x1(
+        _ product: OuterProduct, _ x: UnsafePointer<Float>, _ d0: UnsafePointer<Float>, _ d1: UnsafePointer<Float>,
+        _ result: UnsafeMutablePointer<Float>
+    ) {
+        var c0a = Vector.zero
+        var c1a = Vector.zero
+        var c2a = Vector.zero
+        var c3a = Vector.zero
+        var c4a = Vector.zero
+        var c5a = Vector.zero
+        var c6a = Vector.zero
+        var c7a = Vector.zero
+        for row in 0..<product.rowCount {
+            var a = x + row * product.inputRowStride
+            var left = d0 + row * product.gradientRowStride
+            for _ in 0..<product.columnCount {
+                let wa = load(left)
+                let x0 = Vector(repeating: a[0])
+                c0a = multiplyAdd(c0a, x0, wa)
+                let x1 = Vector(repeating: a[1])
+                c1a = multiplyAdd(c1a, x1, wa)
+                let x2 = Vector(repeating: a[2])
+                c2a = multiplyAdd(c2a, x2, wa)
+                let x3 = Vector(repeating: a[3])
+                c3a = multiplyAdd(c3a, x3, wa)
+                let x4 = Vector(repeating: a[4])
+                c4a = multiplyAdd(c4a, x4, wa)
+                let x5 = Vector(repeating: a[5])
+                c5a = multiplyAdd(c5a, x5, wa)
+                let x6 = Vector(repeating: a[6])
+                c6a = multiplyAdd(c6a, x6, wa)
+                let x7 = Vector(repeating: a[7])
+                c7a = multiplyAdd(c7a, x7, wa)
+                a += product.inputStep
+                left += 16
+            }
         }
+        if product.accumulates {
+            c0a += load(result + 0 + 0 * vectorWidth)
+            c1a += load(result + 32 + 0 * vectorWidth)
+            c2a += load(result + 64 + 0 * vectorWidth)
+            c3a += load(result + 96 + 0 * vectorWidth)
+            c4a += load(result + 128 + 0 * vectorWidth)
+            c5a += load(result + 160 + 0 * vectorWidth)
+            c6a += load(result + 192 + 0 * vectorWidth)
+            c7a += load(result + 224 + 0 * vectorWidth)
+        }
+        store(c0a, result + 0 + 0 * vectorWidth)
+        store(c1a, result + 32 + 0 * vectorWidth)
+        store(c2a, result + 64 + 0 * vectorWidth)
+        store(c3a, result + 96 + 0 * vectorWidth)
+        store(c4a, result + 128 + 0 * vectorWidth)
+        store(c5a, result + 160 + 0 * vectorWidth)
+        store(c6a, result + 192 + 0 * vectorWidth)
+        store(c7a, result + 224 + 0 * vectorWidth)
     }
-    if product.accumulates {
-        c0a += load(result + 0 + 0 * vectorWidth)
-        c1a += load(result + 32 + 0 * vectorWidth)
-        c2a += load(result + 64 + 0 * vectorWidth)
-        c3a += load(result + 96 + 0 * vectorWidth)
-        c4a += load(result + 128 + 0 * vectorWidth)
-        c5a += load(result + 160 + 0 * vectorWidth)
-        c6a += load(result + 192 + 0 * vectorWidth)
-        c7a += load(result + 224 + 0 * vectorWidth)
-    }
-    store(c0a, result + 0 + 0 * vectorWidth)
-    store(c1a, result + 32 + 0 * vectorWidth)
-    store(c2a, result + 64 + 0 * vectorWidth)
-    store(c3a, result + 96 + 0 * vectorWidth)
-    store(c4a, result + 128 + 0 * vectorWidth)
-    store(c5a, result + 160 + 0 * vectorWidth)
-    store(c6a, result + 192 + 0 * vectorWidth)
-    store(c7a, result + 224 + 0 * vectorWidth)
-}
 #else
-/// 6 pixels × two vectors of output channels: 12 accumulators of 16 registers.
-@inline(never)
-func tile6x2(_ product: BandProduct, _ first: UnsafePointer<Float>, _ weights: UnsafePointer<Float>, _ result: UnsafeMutablePointer<Float>) {
-    var c0a = Vector.zero, c0b = Vector.zero
-    var c1a = Vector.zero, c1b = Vector.zero
-    var c2a = Vector.zero, c2b = Vector.zero
-    var c3a = Vector.zero, c3b = Vector.zero
-    var c4a = Vector.zero, c4b = Vector.zero
-    var c5a = Vector.zero, c5b = Vector.zero
-    var w = weights
-    var remaining = product.outerCount * product.innerCount
-    for outer in 0..<product.outerCount {
-        var block = first + outer * product.outerStride
-        for _ in 0..<product.innerCount {
-            remaining -= 1
-            var quads = remaining == 0 ? product.lastQuads : 4
-            var a = block
-            block += product.innerStride
-            repeat {
-                do {
-                    let wa = load(w + 0 + 0 * vectorWidth)
-                    let wb = load(w + 0 + 1 * vectorWidth)
-                    let x0 = Vector(repeating: a[0])
-                    c0a = multiplyAdd(c0a, x0, wa)
-                    c0b = multiplyAdd(c0b, x0, wb)
-                    let x1 = Vector(repeating: a[16])
-                    c1a = multiplyAdd(c1a, x1, wa)
-                    c1b = multiplyAdd(c1b, x1, wb)
-                    let x2 = Vector(repeating: a[32])
-                    c2a = multiplyAdd(c2a, x2, wa)
-                    c2b = multiplyAdd(c2b, x2, wb)
-                    let x3 = Vector(repeating: a[48])
-                    c3a = multiplyAdd(c3a, x3, wa)
-                    c3b = multiplyAdd(c3b, x3, wb)
-                    let x4 = Vector(repeating: a[64])
-                    c4a = multiplyAdd(c4a, x4, wa)
-                    c4b = multiplyAdd(c4b, x4, wb)
-                    let x5 = Vector(repeating: a[80])
-                    c5a = multiplyAdd(c5a, x5, wa)
-                    c5b = multiplyAdd(c5b, x5, wb)
-                }
-                do {
-                    let wa = load(w + 32 + 0 * vectorWidth)
-                    let wb = load(w + 32 + 1 * vectorWidth)
-                    let x0 = Vector(repeating: a[1])
-                    c0a = multiplyAdd(c0a, x0, wa)
-                    c0b = multiplyAdd(c0b, x0, wb)
-                    let x1 = Vector(repeating: a[17])
-                    c1a = multiplyAdd(c1a, x1, wa)
-                    c1b = multiplyAdd(c1b, x1, wb)
-                    let x2 = Vector(repeating: a[33])
-                    c2a = multiplyAdd(c2a, x2, wa)
-                    c2b = multiplyAdd(c2b, x2, wb)
-                    let x3 = Vector(repeating: a[49])
-                    c3a = multiplyAdd(c3a, x3, wa)
-                    c3b = multiplyAdd(c3b, x3, wb)
-                    let x4 = Vector(repeating: a[65])
-                    c4a = multiplyAdd(c4a, x4, wa)
-                    c4b = multiplyAdd(c4b, x4, wb)
-                    let x5 = Vector(repeating: a[81])
-                    c5a = multiplyAdd(c5a, x5, wa)
-                    c5b = multiplyAdd(c5b, x5, wb)
-                }
-                do {
-                    let wa = load(w + 64 + 0 * vectorWidth)
-                    let wb = load(w + 64 + 1 * vectorWidth)
-                    let x0 = Vector(repeating: a[2])
-                    c0a = multiplyAdd(c0a, x0, wa)
-                    c0b = multiplyAdd(c0b, x0, wb)
-                    let x1 = Vector(repeating: a[18])
-                    c1a = multiplyAdd(c1a, x1, wa)
-                    c1b = multiplyAdd(c1b, x1, wb)
-                    let x2 = Vector(repeating: a[34])
-                    c2a = multiplyAdd(c2a, x2, wa)
-                    c2b = multiplyAdd(c2b, x2, wb)
-                    let x3 = Vector(repeating: a[50])
-                    c3a = multiplyAdd(c3a, x3, wa)
-                    c3b = multiplyAdd(c3b, x3, wb)
-                    let x4 = Vector(repeating: a[66])
-                    c4a = multiplyAdd(c4a, x4, wa)
-                    c4b = multiplyAdd(c4b, x4, wb)
-                    let x5 = Vector(repeating: a[82])
-                    c5a = multiplyAdd(c5a, x5, wa)
-                    c5b = multiplyAdd(c5b, x5, wb)
-                }
-                do {
-                    let wa = load(w + 96 + 0 * vectorWidth)
-                    let wb = load(w + 96 + 1 * vectorWidth)
-                    let x0 = Vector(repeating: a[3])
-                    c0a = multiplyAdd(c0a, x0, wa)
-                    c0b = multiplyAdd(c0b, x0, wb)
-                    let x1 = Vector(repeating: a[19])
-                    c1a = multiplyAdd(c1a, x1, wa)
-                    c1b = multiplyAdd(c1b, x1, wb)
-                    let x2 = Vector(repeating: a[35])
-                    c2a = multiplyAdd(c2a, x2, wa)
-                    c2b = multiplyAdd(c2b, x2, wb)
-                    let x3 = Vector(repeating: a[51])
-                    c3a = multiplyAdd(c3a, x3, wa)
-                    c3b = multiplyAdd(c3b, x3, wb)
-                    let x4 = Vector(repeating: a[67])
-                    c4a = multiplyAdd(c4a, x4, wa)
-                    c4b = multiplyAdd(c4b, x4, wb)
-                    let x5 = Vector(repeating: a[83])
-                    c5a = multiplyAdd(c5a, x5, wa)
-                    c5b = multiplyAdd(c5b, x5, wb)
-                }
-                a += 4
-                w += 128
-                quads -= 1
-            } while quads > 0
+    /// 6 pixels × two vectors of output channels: 12 accumulators of 16 registers.
+    @inline(never)
+    func tile6x2(
+        _ product: BandProduct, _ first: UnsafePointer<Float>, _ weights: UnsafePointer<Float>,
+        _ result: UnsafeMutablePointer<Float>
+    ) {
+        var c0a = Vector.zero, c0b = Vector.zero
+        var c1a = Vector.zero, c1b = Vector.zero
+        var c2a = Vector.zero, c2b = Vector.zero
+        var c3a = Vector.zero, c3b = Vector.zero
+        var c4a = Vector.zero, c4b = Vector.zero
+        var c5a = Vector.zero, c5b = Vector.zero
+        var w = weights
+        var remaining = product.outerCount * product.innerCount
+        for outer in 0..<product.outerCount {
+            var block = first + outer * product.outerStride
+            for _ in 0..<product.innerCount {
+                remaining -= 1
+                var quads = remaining == 0 ? product.lastQuads : 4
+                var a = block
+                block += product.innerStride
+                repeat {
+                    do {
+                        let wa = load(w + 0 + 0 * vectorWidth)
+                        let wb = load(w + 0 + 1 * vectorWidth)
+                        let x0 = Vector(repeating: a[0])
+                        c0a = multiplyAdd(c0a, x0, wa)
+                        c0b = multiplyAdd(c0b, x0, wb)
+                        let x1 = Vector(repeating: a[16])
+                        c1a = multiplyAdd(c1a, x1, wa)
+                        c1b = multiplyAdd(c1b, x1, wb)
+                        let x2 = Vector(repeating: a[32])
+                        c2a = multiplyAdd(c2a, x2, wa)
+                        c2b = multiplyAdd(c2b, x2, wb)
+                        let x3 = Vector(repeating: a[48])
+                        c3a = multiplyAdd(c3a, x3, wa)
+                        c3b = multiplyAdd(c3b, x3, wb)
+                        let x4 = Vector(repeating: a[64])
+                        c4a = multiplyAdd(c4a, x4, wa)
+                        c4b = multiplyAdd(c4b, x4, wb)
+                        let x5 = Vector(repeating: a[80])
+                        c5a = multiplyAdd(c5a, x5, wa)
+                        c5b = multiplyAdd(c5b, x5, wb)
+                    }
+                    do {
+                        let wa = load(w + 32 + 0 * vectorWidth)
+                        let wb = load(w + 32 + 1 * vectorWidth)
+                        let x0 = Vector(repeating: a[1])
+                        c0a = multiplyAdd(c0a, x0, wa)
+                        c0b = multiplyAdd(c0b, x0, wb)
+                        let x1 = Vector(repeating: a[17])
+                        c1a = multiplyAdd(c1a, x1, wa)
+                        c1b = multiplyAdd(c1b, x1, wb)
+                        let x2 = Vector(repeating: a[33])
+                        c2a = multiplyAdd(c2a, x2, wa)
+                        c2b = multiplyAdd(c2b, x2, wb)
+                        let x3 = Vector(repeating: a[49])
+                        c3a = multiplyAdd(c3a, x3, wa)
+                        c3b = multiplyAdd(c3b, x3, wb)
+                        let x4 = Vector(repeating: a[65])
+                        c4a = multiplyAdd(c4a, x4, wa)
+                        c4b = multiplyAdd(c4b, x4, wb)
+                        let x5 = Vector(repeating: a[81])
+                        c5a = multiplyAdd(c5a, x5, wa)
+                        c5b = multiplyAdd(c5b, x5, wb)
+                    }
+                    do {
+                        let wa = load(w + 64 + 0 * vectorWidth)
+                        let wb = load(w + 64 + 1 * vectorWidth)
+                        let x0 = Vector(repeating: a[2])
+                        c0a = multiplyAdd(c0a, x0, wa)
+                        c0b = multiplyAdd(c0b, x0, wb)
+                        let x1 = Vector(repeating: a[18])
+                        c1a = multiplyAdd(c1a, x1, wa)
+                        c1b = multiplyAdd(c1b, x1, wb)
+                        let x2 = Vector(repeating: a[34])
+                        c2a = multiplyAdd(c2a, x2, wa)
+                        c2b = multiplyAdd(c2b, x2, wb)
+                        let x3 = Vector(repeating: a[50])
+                        c3a = multiplyAdd(c3a, x3, wa)
+                        c3b = multiplyAdd(c3b, x3, wb)
+                        let x4 = Vector(repeating: a[66])
+                        c4a = multiplyAdd(c4a, x4, wa)
+                        c4b = multiplyAdd(c4b, x4, wb)
+                        let x5 = Vector(repeating: a[82])
+                        c5a = multiplyAdd(c5a, x5, wa)
+                        c5b = multiplyAdd(c5b, x5, wb)
+                    }
+                    do {
+                        let wa = load(w + 96 + 0 * vectorWidth)
+                        let wb = load(w + 96 + 1 * vectorWidth)
+                        let x0 = Vector(repeating: a[3])
+                        c0a = multiplyAdd(c0a, x0, wa)
+                        c0b = multiplyAdd(c0b, x0, wb)
+                        let x1 = Vector(repeating: a[19])
+                        c1a = multiplyAdd(c1a, x1, wa)
+                        c1b = multiplyAdd(c1b, x1, wb)
+                        let x2 = Vector(repeating: a[35])
+                        c2a = multiplyAdd(c2a, x2, wa)
+                        c2b = multiplyAdd(c2b, x2, wb)
+                        let x3 = Vector(repeating: a[51])
+                        c3a = multiplyAdd(c3a, x3, wa)
+                        c3b = multiplyAdd(c3b, x3, wb)
+                        let x4 = Vector(repeating: a[67])
+                        c4a = multiplyAdd(c4a, x4, wa)
+                        c4b = multiplyAdd(c4b, x4, wb)
+                        let x5 = Vector(repeating: a[83])
+                        c5a = multiplyAdd(c5a, x5, wa)
+                        c5b = multiplyAdd(c5b, x5, wb)
+                    }
+                    a += 4
+                    w += 128
+                    quads -= 1
+                } while quads > 0
+            }
         }
+        store(c0a, result + 0 * vectorWidth)
+        store(c0b, result + 1 * vectorWidth)
+        store(c1a, result + 2 * vectorWidth)
+        store(c1b, result + 3 * vectorWidth)
+        store(c2a, result + 4 * vectorWidth)
+        store(c2b, result + 5 * vectorWidth)
+        store(c3a, result + 6 * vectorWidth)
+        store(c3b, result + 7 * vectorWidth)
+        store(c4a, result + 8 * vectorWidth)
+        store(c4b, result + 9 * vectorWidth)
+        store(c5a, result + 10 * vectorWidth)
+        store(c5b, result + 11 * vectorWidth)
     }
-    store(c0a, result + 0 * vectorWidth)
-    store(c0b, result + 1 * vectorWidth)
-    store(c1a, result + 2 * vectorWidth)
-    store(c1b, result + 3 * vectorWidth)
-    store(c2a, result + 4 * vectorWidth)
-    store(c2b, result + 5 * vectorWidth)
-    store(c3a, result + 6 * vectorWidth)
-    store(c3b, result + 7 * vectorWidth)
-    store(c4a, result + 8 * vectorWidth)
-    store(c4b, result + 9 * vectorWidth)
-    store(c5a, result + 10 * vectorWidth)
-    store(c5b, result + 11 * vectorWidth)
-}
 
-/// 4 input channels × two vectors of output channels of a weight gradient.
-@inline(never)
-func outerProduct4x2(_ product: OuterProduct, _ x: UnsafePointer<Float>, _ d0: UnsafePointer<Float>, _ d1: UnsafePointer<Float>, _ result: UnsafeMutablePointer<Float>) {
-    var c0a = Vector.zero, c0b = Vector.zero
-    var c1a = Vector.zero, c1b = Vector.zero
-    var c2a = Vector.zero, c2b = Vector.zero
-    var c3a = Vector.zero, c3b = Vector.zero
-    for row in 0..<product.rowCount {
-        var a = x + row * product.inputRowStride
-        var left = d0 + row * product.gradientRowStride
-        var right = d1 + row * product.gradientRowStride
-        for _ in 0..<product.columnCount {
-            let wa = load(left)
-            let wb = load(right)
-            let x0 = Vector(repeating: a[0])
-            c0a = multiplyAdd(c0a, x0, wa)
-            c0b = multiplyAdd(c0b, x0, wb)
-            let x1 = Vector(repeating: a[1])
-            c1a = multiplyAdd(c1a, x1, wa)
-            c1b = multiplyAdd(c1b, x1, wb)
-            let x2 = Vector(repeating: a[2])
-            c2a = multiplyAdd(c2a, x2, wa)
-            c2b = multiplyAdd(c2b, x2, wb)
-            let x3 = Vector(repeating: a[3])
-            c3a = multiplyAdd(c3a, x3, wa)
-            c3b = multiplyAdd(c3b, x3, wb)
-            a += product.inputStep
-            left += 16
-            right += 16
+    /// 4 input channels × two vectors of output channels of a weight gradient.
+    @inline(never)
+    func outerProduct4x2(
+        _ product: OuterProduct, _ x: UnsafePointer<Float>, _ d0: UnsafePointer<Float>, _ d1: UnsafePointer<Float>,
+        _ result: UnsafeMutablePointer<Float>
+    ) {
+        var c0a = Vector.zero, c0b = Vector.zero
+        var c1a = Vector.zero, c1b = Vector.zero
+        var c2a = Vector.zero, c2b = Vector.zero
+        var c3a = Vector.zero, c3b = Vector.zero
+        for row in 0..<product.rowCount {
+            var a = x + row * product.inputRowStride
+            var left = d0 + row * product.gradientRowStride
+            var right = d1 + row * product.gradientRowStride
+            for _ in 0..<product.columnCount {
+                let wa = load(left)
+                let wb = load(right)
+                let x0 = Vector(repeating: a[0])
+                c0a = multiplyAdd(c0a, x0, wa)
+                c0b = multiplyAdd(c0b, x0, wb)
+                let x1 = Vector(repeating: a[1])
+                c1a = multiplyAdd(c1a, x1, wa)
+                c1b = multiplyAdd(c1b, x1, wb)
+                let x2 = Vector(repeating: a[2])
+                c2a = multiplyAdd(c2a, x2, wa)
+                c2b = multiplyAdd(c2b, x2, wb)
+                let x3 = Vector(repeating: a[3])
+                c3a = multiplyAdd(c3a, x3, wa)
+                c3b = multiplyAdd(c3b, x3, wb)
+                a += product.inputStep
+                left += 16
+                right += 16
+            }
         }
+        if product.accumulates {
+            c0a += load(result + 0 + 0 * vectorWidth)
+            c0b += load(result + 0 + 1 * vectorWidth)
+            c1a += load(result + 32 + 0 * vectorWidth)
+            c1b += load(result + 32 + 1 * vectorWidth)
+            c2a += load(result + 64 + 0 * vectorWidth)
+            c2b += load(result + 64 + 1 * vectorWidth)
+            c3a += load(result + 96 + 0 * vectorWidth)
+            c3b += load(result + 96 + 1 * vectorWidth)
+        }
+        store(c0a, result + 0 + 0 * vectorWidth)
+        store(c0b, result + 0 + 1 * vectorWidth)
+        store(c1a, result + 32 + 0 * vectorWidth)
+        store(c1b, result + 32 + 1 * vectorWidth)
+        store(c2a, result + 64 + 0 * vectorWidth)
+        store(c2b, result + 64 + 1 * vectorWidth)
+        store(c3a, result + 96 + 0 * vectorWidth)
+        store(c3b, result + 96 + 1 * vectorWidth)
     }
-    if product.accumulates {
-        c0a += load(result + 0 + 0 * vectorWidth)
-        c0b += load(result + 0 + 1 * vectorWidth)
-        c1a += load(result + 32 + 0 * vectorWidth)
-        c1b += load(result + 32 + 1 * vectorWidth)
-        c2a += load(result + 64 + 0 * vectorWidth)
-        c2b += load(result + 64 + 1 * vectorWidth)
-        c3a += load(result + 96 + 0 * vectorWidth)
-        c3b += load(result + 96 + 1 * vectorWidth)
-    }
-    store(c0a, result + 0 + 0 * vectorWidth)
-    store(c0b, result + 0 + 1 * vectorWidth)
-    store(c1a, result + 32 + 0 * vectorWidth)
-    store(c1b, result + 32 + 1 * vectorWidth)
-    store(c2a, result + 64 + 0 * vectorWidth)
-    store(c2b, result + 64 + 1 * vectorWidth)
-    store(c3a, result + 96 + 0 * vectorWidth)
-    store(c3b, result + 96 + 1 * vectorWidth)
-}
 #endif
 
 // MARK: - Convolution
@@ -1213,7 +1234,8 @@ func sumPartials(
 /// Mean and sum of squared deviations of each lane, in two passes over a range that fits the first-level cache.
 @inline(never)
 func moments(
-    _ x: UnsafePointer<Float>, _ vectors: Int, _ mean: UnsafeMutablePointer<Float>, _ squares: UnsafeMutablePointer<Float>
+    _ x: UnsafePointer<Float>, _ vectors: Int, _ mean: UnsafeMutablePointer<Float>,
+    _ squares: UnsafeMutablePointer<Float>
 ) {
     let center = laneSums(x, vectors) / Block(repeating: Float(vectors))
     var s0 = Block.zero, s1 = Block.zero, s2 = Block.zero, s3 = Block.zero
@@ -1265,7 +1287,8 @@ func sumVectors(_ x: UnsafePointer<Float>, _ vectors: Int, _ sum: UnsafeMutableP
 
 @inline(never)
 func normalize(
-    _ x: UnsafePointer<Float>, _ mean: UnsafePointer<Float>, _ scale: UnsafePointer<Float>, _ shift: UnsafePointer<Float>,
+    _ x: UnsafePointer<Float>, _ mean: UnsafePointer<Float>, _ scale: UnsafePointer<Float>,
+    _ shift: UnsafePointer<Float>,
     _ residual: UnsafePointer<Float>?, _ relu: Bool, _ y: UnsafeMutablePointer<Float>, _ vectors: Int
 ) {
     let center = loadBlock(mean)
@@ -1317,7 +1340,8 @@ func gradientSums(
 @inline(never)
 func normalizationGradient(
     _ x: UnsafePointer<Float>, _ dy: UnsafePointer<Float>, _ mean: UnsafePointer<Float>, _ scale: UnsafePointer<Float>,
-    _ meanGradient: UnsafePointer<Float>, _ slope: UnsafePointer<Float>, _ dx: UnsafeMutablePointer<Float>, _ vectors: Int
+    _ meanGradient: UnsafePointer<Float>, _ slope: UnsafePointer<Float>, _ dx: UnsafeMutablePointer<Float>,
+    _ vectors: Int
 ) {
     let center = loadBlock(mean)
     let factor = loadBlock(scale)
@@ -1603,7 +1627,8 @@ func adaptivePoolGradient(_ window: PoolingWindow, _ dy: UnsafePointer<Float>, _
         let endRow = min(window.outputHeight, ceilingQuotient((row + 1) * window.outputHeight, window.inputHeight))
         for column in 0..<window.inputWidth {
             let firstColumn = column * window.outputWidth / window.inputWidth
-            let endColumn = min(window.outputWidth, ceilingQuotient((column + 1) * window.outputWidth, window.inputWidth))
+            let endColumn = min(
+                window.outputWidth, ceilingQuotient((column + 1) * window.outputWidth, window.inputWidth))
             var sum = Block.zero
             var outputRow = firstRow
             while outputRow < endRow {
@@ -1699,8 +1724,10 @@ package func makeKernelTable() -> KernelTable {
         name: name, tileRows: tileRows, bandProduct: bandProduct, gather: gather, gatherDense: gatherDense,
         outerProduct: outerProduct, transpose16: transpose16, sumPartials: sumPartials, moments: moments,
         normalize: normalize, gradientSums: gradientSums, normalizationGradient: normalizationGradient,
-        scaleChannels: scaleChannels, sumVectors: sumVectors, relu: relu, reluGradient: reluGradient, add: add, copy: copy,
+        scaleChannels: scaleChannels, sumVectors: sumVectors, relu: relu, reluGradient: reluGradient, add: add,
+        copy: copy,
         zero: zero, dropout: dropout, maxPool: maxPool, maxPoolGradient: maxPoolGradient, averagePool: averagePool,
-        averagePoolGradient: averagePoolGradient, adaptivePool: adaptivePool, adaptivePoolGradient: adaptivePoolGradient,
+        averagePoolGradient: averagePoolGradient, adaptivePool: adaptivePool,
+        adaptivePoolGradient: adaptivePoolGradient,
         sgd: sgd, adam: adam)
 }

@@ -219,10 +219,16 @@ package struct KernelTable {
         ) -> Void
     /// `target[row][column] = source[column][row]` of 16 × 16 floats with row strides in floats.
     package var transpose16:
-        (_ source: UnsafePointer<Float>, _ sourceStride: Int, _ target: UnsafeMutablePointer<Float>, _ targetStride: Int) -> Void
+        (
+            _ source: UnsafePointer<Float>, _ sourceStride: Int, _ target: UnsafeMutablePointer<Float>,
+            _ targetStride: Int
+        ) -> Void
     /// `target = Σ_i sources[i · stride ..]`, `count` partial sums in order.
     package var sumPartials:
-        (_ sources: UnsafePointer<Float>, _ stride: Int, _ count: Int, _ target: UnsafeMutablePointer<Float>, _ vectors: Int) -> Void
+        (
+            _ sources: UnsafePointer<Float>, _ stride: Int, _ count: Int, _ target: UnsafeMutablePointer<Float>,
+            _ vectors: Int
+        ) -> Void
 
     /// `(x, vectors, mean[16], squares[16])`: mean and sum of squared deviations, in two passes.
     package var moments: (UnsafePointer<Float>, Int, UnsafeMutablePointer<Float>, UnsafeMutablePointer<Float>) -> Void
@@ -248,21 +254,27 @@ package struct KernelTable {
         ) -> Void
     /// `dx = dy · scale[16]`.
     package var scaleChannels:
-        (_ dy: UnsafePointer<Float>, _ scale: UnsafePointer<Float>, _ dx: UnsafeMutablePointer<Float>, _ vectors: Int) -> Void
+        (_ dy: UnsafePointer<Float>, _ scale: UnsafePointer<Float>, _ dx: UnsafeMutablePointer<Float>, _ vectors: Int)
+            -> Void
     /// `Σ x[16]` over the vectors.
     package var sumVectors: (_ x: UnsafePointer<Float>, _ vectors: Int, _ sum: UnsafeMutablePointer<Float>) -> Void
 
     package var relu: (_ x: UnsafePointer<Float>, _ y: UnsafeMutablePointer<Float>, _ vectors: Int) -> Void
     package var reluGradient:
-        (_ dy: UnsafePointer<Float>, _ y: UnsafePointer<Float>, _ dx: UnsafeMutablePointer<Float>, _ vectors: Int) -> Void
+        (_ dy: UnsafePointer<Float>, _ y: UnsafePointer<Float>, _ dx: UnsafeMutablePointer<Float>, _ vectors: Int) ->
+            Void
     package var add:
-        (_ a: UnsafePointer<Float>, _ b: UnsafePointer<Float>, _ relu: Bool, _ y: UnsafeMutablePointer<Float>, _ vectors: Int) -> Void
+        (
+            _ a: UnsafePointer<Float>, _ b: UnsafePointer<Float>, _ relu: Bool, _ y: UnsafeMutablePointer<Float>,
+            _ vectors: Int
+        ) -> Void
     package var copy: (_ x: UnsafePointer<Float>, _ y: UnsafeMutablePointer<Float>, _ vectors: Int) -> Void
     package var zero: (_ y: UnsafeMutablePointer<Float>, _ vectors: Int) -> Void
     /// One plane of dropout; lane `c` of pixel `p` has index `firstIndex + c · pixels + p`, modulo 2³².
     package var dropout:
         (
-            _ x: UnsafePointer<Float>, _ y: UnsafeMutablePointer<Float>, _ pixels: Int, _ firstIndex: UInt32, _ key: UInt32,
+            _ x: UnsafePointer<Float>, _ y: UnsafeMutablePointer<Float>, _ pixels: Int, _ firstIndex: UInt32,
+            _ key: UInt32,
             _ threshold: UInt32, _ keepRate: Float
         ) -> Void
 
@@ -300,25 +312,32 @@ package struct KernelTable {
         name: String, tileRows: Int, bandProduct: @escaping (BandProduct) -> Void,
         gather: @escaping (Gather, Int, Int) -> Void,
         gatherDense: @escaping (Gather, Int, Int) -> Void,
-        outerProduct: @escaping (
-            OuterProduct, UnsafePointer<Float>, UnsafePointer<Float>, UnsafePointer<Float>?,
-            UnsafeMutablePointer<Float>
-        ) -> Void,
+        outerProduct:
+            @escaping (
+                OuterProduct, UnsafePointer<Float>, UnsafePointer<Float>, UnsafePointer<Float>?,
+                UnsafeMutablePointer<Float>
+            ) -> Void,
         transpose16: @escaping (UnsafePointer<Float>, Int, UnsafeMutablePointer<Float>, Int) -> Void,
         sumPartials: @escaping (UnsafePointer<Float>, Int, Int, UnsafeMutablePointer<Float>, Int) -> Void,
-        moments: @escaping (UnsafePointer<Float>, Int, UnsafeMutablePointer<Float>, UnsafeMutablePointer<Float>) -> Void,
-        normalize: @escaping (
-            UnsafePointer<Float>, UnsafePointer<Float>, UnsafePointer<Float>, UnsafePointer<Float>, UnsafePointer<Float>?,
-            Bool, UnsafeMutablePointer<Float>, Int
-        ) -> Void,
-        gradientSums: @escaping (
-            UnsafePointer<Float>, UnsafePointer<Float>, UnsafePointer<Float>, Int, UnsafeMutablePointer<Float>,
-            UnsafeMutablePointer<Float>
-        ) -> Void,
-        normalizationGradient: @escaping (
-            UnsafePointer<Float>, UnsafePointer<Float>, UnsafePointer<Float>, UnsafePointer<Float>, UnsafePointer<Float>,
-            UnsafePointer<Float>, UnsafeMutablePointer<Float>, Int
-        ) -> Void,
+        moments:
+            @escaping (UnsafePointer<Float>, Int, UnsafeMutablePointer<Float>, UnsafeMutablePointer<Float>) -> Void,
+        normalize:
+            @escaping (
+                UnsafePointer<Float>, UnsafePointer<Float>, UnsafePointer<Float>, UnsafePointer<Float>,
+                UnsafePointer<Float>?,
+                Bool, UnsafeMutablePointer<Float>, Int
+            ) -> Void,
+        gradientSums:
+            @escaping (
+                UnsafePointer<Float>, UnsafePointer<Float>, UnsafePointer<Float>, Int, UnsafeMutablePointer<Float>,
+                UnsafeMutablePointer<Float>
+            ) -> Void,
+        normalizationGradient:
+            @escaping (
+                UnsafePointer<Float>, UnsafePointer<Float>, UnsafePointer<Float>, UnsafePointer<Float>,
+                UnsafePointer<Float>,
+                UnsafePointer<Float>, UnsafeMutablePointer<Float>, Int
+            ) -> Void,
         scaleChannels: @escaping (UnsafePointer<Float>, UnsafePointer<Float>, UnsafeMutablePointer<Float>, Int) -> Void,
         sumVectors: @escaping (UnsafePointer<Float>, Int, UnsafeMutablePointer<Float>) -> Void,
         relu: @escaping (UnsafePointer<Float>, UnsafeMutablePointer<Float>, Int) -> Void,
@@ -326,24 +345,29 @@ package struct KernelTable {
         add: @escaping (UnsafePointer<Float>, UnsafePointer<Float>, Bool, UnsafeMutablePointer<Float>, Int) -> Void,
         copy: @escaping (UnsafePointer<Float>, UnsafeMutablePointer<Float>, Int) -> Void,
         zero: @escaping (UnsafeMutablePointer<Float>, Int) -> Void,
-        dropout: @escaping (UnsafePointer<Float>, UnsafeMutablePointer<Float>, Int, UInt32, UInt32, UInt32, Float) -> Void,
-        maxPool: @escaping (
-            PoolingWindow, UnsafePointer<Float>, UnsafeMutablePointer<Float>, UnsafeMutablePointer<Int32>?, Int
-        ) -> Void,
-        maxPoolGradient: @escaping (
-            PoolingWindow, UnsafePointer<Float>, UnsafePointer<Int32>, UnsafeMutablePointer<Float>
-        ) -> Void,
+        dropout:
+            @escaping (UnsafePointer<Float>, UnsafeMutablePointer<Float>, Int, UInt32, UInt32, UInt32, Float) -> Void,
+        maxPool:
+            @escaping (
+                PoolingWindow, UnsafePointer<Float>, UnsafeMutablePointer<Float>, UnsafeMutablePointer<Int32>?, Int
+            ) -> Void,
+        maxPoolGradient:
+            @escaping (
+                PoolingWindow, UnsafePointer<Float>, UnsafePointer<Int32>, UnsafeMutablePointer<Float>
+            ) -> Void,
         averagePool: @escaping (PoolingWindow, UnsafePointer<Float>, UnsafeMutablePointer<Float>) -> Void,
         averagePoolGradient: @escaping (PoolingWindow, UnsafePointer<Float>, UnsafeMutablePointer<Float>) -> Void,
         adaptivePool: @escaping (PoolingWindow, UnsafePointer<Float>, UnsafeMutablePointer<Float>) -> Void,
         adaptivePoolGradient: @escaping (PoolingWindow, UnsafePointer<Float>, UnsafeMutablePointer<Float>) -> Void,
-        sgd: @escaping (
-            UpdateConstants, UnsafeMutablePointer<Float>, UnsafePointer<Float>, UnsafeMutablePointer<Float>?, Int
-        ) -> Void,
-        adam: @escaping (
-            UpdateConstants, UnsafeMutablePointer<Float>, UnsafePointer<Float>, UnsafeMutablePointer<Float>,
-            UnsafeMutablePointer<Float>, Int
-        ) -> Void
+        sgd:
+            @escaping (
+                UpdateConstants, UnsafeMutablePointer<Float>, UnsafePointer<Float>, UnsafeMutablePointer<Float>?, Int
+            ) -> Void,
+        adam:
+            @escaping (
+                UpdateConstants, UnsafeMutablePointer<Float>, UnsafePointer<Float>, UnsafeMutablePointer<Float>,
+                UnsafeMutablePointer<Float>, Int
+            ) -> Void
     ) {
         self.name = name
         self.tileRows = tileRows
