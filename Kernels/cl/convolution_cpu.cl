@@ -107,12 +107,12 @@ INLINE void store_vector(const Target target, int p, int second, float16 value) 
     vstore16(value, 0, target.y + at);
 }
 
-// One register tile: MR pixels times 32 channels, or 16 with half. a: the tile's input, aStep floats between its
+// One register tile: MR pixels times 32 channels, or 16 with narrow. a: the tile's input, aStep floats between its
 // reduction blocks; w: the block's weights.
-INLINE void tile(const int half, const __global float *a, size_t aStep, GLOBAL_IN w, int reductionBlocks,
+INLINE void tile(const int narrow, const __global float *a, size_t aStep, GLOBAL_IN w, int reductionBlocks,
                  GLOBAL_IN bias, const Target target) {
 #if BIAS
-    const float16 start0 = vload16(0, bias), start1 = half ? (float16)(0.0f) : vload16(1, bias);
+    const float16 start0 = vload16(0, bias), start1 = narrow ? (float16)(0.0f) : vload16(1, bias);
 #else
     const float16 start0 = (float16)(0.0f), start1 = start0;
 #endif
@@ -124,7 +124,7 @@ INLINE void tile(const int half, const __global float *a, size_t aStep, GLOBAL_I
     {                                                                         \
         const float16 broadcast = (float16)(a[(p) * DENSE_STRIDE + c]);       \
         left##p = fma(broadcast, w0, left##p);                                \
-        if (!half) right##p = fma(broadcast, w1, right##p);                   \
+        if (!narrow) right##p = fma(broadcast, w1, right##p);                   \
     }
     for (int block = 0; block < reductionBlocks; ++block, a += DENSE, w += 512) {
 #pragma unroll
@@ -134,14 +134,14 @@ INLINE void tile(const int half, const __global float *a, size_t aStep, GLOBAL_I
     {                                                                         \
         const float16 broadcast = (float16)(a[(p) * 16 + c]);                 \
         left##p = fma(broadcast, w0, left##p);                                \
-        if (!half) right##p = fma(broadcast, w1, right##p);                   \
+        if (!narrow) right##p = fma(broadcast, w1, right##p);                   \
     }
     for (int block = 0; block < reductionBlocks; ++block, a += aStep, w += 512) {
 #pragma unroll 4
         for (int c = 0; c < 16; ++c) {
 #endif
             const float16 w0 = vload16(0, w + c * 32);
-            const float16 w1 = half ? (float16)(0.0f) : vload16(0, w + c * 32 + 16);
+            const float16 w1 = narrow ? (float16)(0.0f) : vload16(0, w + c * 32 + 16);
             EACH_PIXEL(MULTIPLY_ADD)
         }
     }
@@ -149,14 +149,14 @@ INLINE void tile(const int half, const __global float *a, size_t aStep, GLOBAL_I
     if (target.low == 0 && target.high == MR) {
 #define STORE(p)                                  \
     store_vector(target, p, 0, left##p);          \
-    if (!half) store_vector(target, p, 1, right##p);
+    if (!narrow) store_vector(target, p, 1, right##p);
         EACH_PIXEL(STORE)
 #undef STORE
     } else {
 #define STORE(p)                                             \
     if ((p) >= target.low && (p) < target.high) {            \
         store_vector(target, p, 0, left##p);                 \
-        if (!half) store_vector(target, p, 1, right##p);     \
+        if (!narrow) store_vector(target, p, 1, right##p);     \
     }
         EACH_PIXEL(STORE)
 #undef STORE

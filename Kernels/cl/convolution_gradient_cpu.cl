@@ -44,9 +44,9 @@ typedef struct {
     int pixelLimit;
 } Plane;
 
-// 8 input channels times 32 output channels (16 with half) over rows rowFirst ..< rowEnd, added to sums[8][32].
+// 8 input channels times 32 output channels (16 with narrow) over rows rowFirst ..< rowEnd, added to sums[8][32].
 // rowOffset, columnOffset: r*dilation - padding.
-INLINE void outer_product(const int half, GLOBAL_IN x, GLOBAL_IN dy, __global float *restrict sums, int isFirst,
+INLINE void outer_product(const int narrow, GLOBAL_IN x, GLOBAL_IN dy, __global float *restrict sums, int isFirst,
                           int rowFirst, int rowEnd, int rowOffset, int columnOffset, const Plane plane) {
 #define DECLARE(c) float16 left##c = (float16)(0.0f), right##c = (float16)(0.0f);
     EACH_8(DECLARE)
@@ -67,12 +67,12 @@ INLINE void outer_product(const int half, GLOBAL_IN x, GLOBAL_IN dy, __global fl
 #pragma unroll 2
             for (int q = q0; q < q1; ++q, xAt += xStep, dyAt += 16) {
                 const float16 g0 = vload16(0, dyAt);
-                const float16 g1 = half ? (float16)(0.0f) : vload16(0, dyAt + second);
+                const float16 g1 = narrow ? (float16)(0.0f) : vload16(0, dyAt + second);
 #define MULTIPLY_ADD(c)                                        \
     {                                                          \
         const float16 broadcast = (float16)(xAt[c]);           \
         left##c = fma(broadcast, g0, left##c);                 \
-        if (!half) right##c = fma(broadcast, g1, right##c);    \
+        if (!narrow) right##c = fma(broadcast, g1, right##c);    \
     }
                 EACH_8(MULTIPLY_ADD)
 #undef MULTIPLY_ADD
@@ -92,7 +92,7 @@ INLINE void outer_product(const int half, GLOBAL_IN x, GLOBAL_IN dy, __global fl
     } else {
 #define STORE(c)                                                               \
     vstore16(vload16((c) * 2, sums) + left##c, (c) * 2, sums);                 \
-    if (!half) vstore16(vload16((c) * 2 + 1, sums) + right##c, (c) * 2 + 1, sums);
+    if (!narrow) vstore16(vload16((c) * 2 + 1, sums) + right##c, (c) * 2 + 1, sums);
         EACH_8(STORE)
 #undef STORE
     }
@@ -115,7 +115,7 @@ SINGLE_ITEM kernel void weight_gradient(GLOBAL_IN x, GLOBAL_IN dy, __global floa
                          outputPixels};
     __global float *sums = partial + ((size_t)split * kbCount + kb) * taps * blocksPerOutput * 512;
     GLOBAL_IN dyBlock = dy + (size_t)kb * 2 * outputPixels * 16;
-    const int half = outputChannels - kb * 32 <= 16;
+    const int narrow = outputChannels - kb * 32 <= 16;
     // A split without rows is none: the first chunk also initialises the sums.
     for (int chunk = rowFirst; chunk == rowFirst || chunk < rowEnd; chunk += rowsPerChunk) {
         const int chunkEnd = min(chunk + rowsPerChunk, rowEnd);
@@ -128,7 +128,7 @@ SINGLE_ITEM kernel void weight_gradient(GLOBAL_IN x, GLOBAL_IN dy, __global floa
                     // Channels that do not exist: zero times anything.
                     const int exists = (firstBlock + b) * 16 + lanes < inputChannels;
                     __global float *to = sums + ((size_t)(tap * blocksPerOutput + b) * 16 + lanes) * 32;
-                    if (half)
+                    if (narrow)
                         outer_product(1, xBlock + lanes, dyBlock, to, chunk == rowFirst, chunk,
                                       exists ? chunkEnd : chunk, rowOffset, columnOffset, plane);
                     else
@@ -179,8 +179,8 @@ SINGLE_ITEM kernel void dense_weight_gradient(GLOBAL_IN x, GLOBAL_IN dy, __globa
             }
         }
         for (int kb = 0; kb < kbCount; ++kb) {
-            const int half = outputChannels - kb * 32 <= 16;
-            const size_t second = half ? 0 : (size_t)outputPixels * 16;
+            const int narrow = outputChannels - kb * 32 <= 16;
+            const size_t second = narrow ? 0 : (size_t)outputPixels * 16;
             for (int column = 0; column < DENSE_STRIDE; column += 14) {
                 const __global float *a = gathered + column;
                 const __global float *g = dy + ((size_t)kb * 2 * outputPixels + chunk) * 16;
@@ -208,14 +208,14 @@ SINGLE_ITEM kernel void dense_weight_gradient(GLOBAL_IN x, GLOBAL_IN dy, __globa
         }
     }
     for (int kb = 0; kb < kbCount; ++kb) {
-        const int half = outputChannels - kb * 32 <= 16;
+        const int narrow = outputChannels - kb * 32 <= 16;
         for (int tap = 0; tap < taps; ++tap) {
             __global float *to = partial + (((size_t)split * kbCount + kb) * taps + tap) * 512;
             const __global float *from = sums + ((size_t)kb * DENSE_STRIDE + tap * DENSE) * 32;
             for (int lane = 0; lane < 16; ++lane) {
                 const int exists = lane < DENSE;
                 vstore16(exists ? vload16(lane * 2, from) : (float16)(0.0f), lane * 2, to);
-                vstore16(exists && !half ? vload16(lane * 2 + 1, from) : (float16)(0.0f), lane * 2 + 1, to);
+                vstore16(exists && !narrow ? vload16(lane * 2 + 1, from) : (float16)(0.0f), lane * 2 + 1, to);
             }
         }
     }
