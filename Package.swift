@@ -31,6 +31,7 @@ var targets: [Target] = [
     .target(
         name: "CImageCodecs",
         linkerSettings: [.linkedLibrary("jpeg"), .linkedLibrary("png")]),
+    .target(name: "CDemoWeights", exclude: ["resnet8_cifar.safetensors"]),
     .target(
         name: "CSystemSupport",
         linkerSettings: [.linkedLibrary("crypto"), .linkedLibrary("z")]),
@@ -53,9 +54,9 @@ var targets: [Target] = [
         name: "Graft",
         dependencies: [
             "GraftTensor", "GraftGraph", "GraftCPU", "GraftCheckpoint", "GraftVision", "CSystemSupport",
-            .target(name: "GraftOpenCL", condition: .when(traits: ["OpenCL"])),
+            "CDemoWeights", .target(name: "GraftOpenCL", condition: .when(traits: ["OpenCL"])),
         ],
-        resources: []),
+        exclude: ["Demo/make-weights.sh"]),
     .executableTarget(name: "GraftCLI", dependencies: ["Graft"]),
 
     // Tests
