@@ -39,7 +39,8 @@
             let plan = memory.plan
             var described: [(instruction: Int, launch: KernelLaunch)] = []
             var cohortCount = 0
-            for (position, instruction) in program.instructions.enumerated() {
+            let instructions = program.instructions
+            for (position, instruction) in instructions.enumerated() {
                 var cohortByteCount = 0
                 if case .optimizerUpdate(_, let cohort) = instruction.primitive {
                     guard plan.cohorts.indices.contains(cohort) else {
@@ -53,15 +54,10 @@
                 }
             }
             self.cohortCount = cohortCount
-            let programs = try builder.programs(
-                Set(described.map { ProgramBuilder.Key(file: $0.launch.file, definitions: $0.launch.definitions) }))
             for (position, launch) in described where !launch.globalSize.contains(0) {
-                let key = ProgramBuilder.Key(file: launch.file, definitions: launch.definitions)
-                guard let built = programs[key] else {
-                    throw DeviceError.unsupported("kernel file \(launch.file).cl was not built")
-                }
+                let program = try builder.program(.init(file: launch.file, definitions: launch.definitions))
                 try bind(
-                    launch, program: built, instruction: program.instructions[position], position: position,
+                    launch, program: program, instruction: instructions[position], position: position,
                     slots: plan.slots[index])
             }
         }

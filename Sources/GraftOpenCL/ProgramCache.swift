@@ -11,7 +11,13 @@
         /// The folder of the entries; made when the first is stored.
         package let folder: URL
 
-        package init(folder: URL) { self.folder = folder }
+        /// When more bytes than this are stored, the oldest entries go.
+        package let maximumByteCount: Int
+
+        package init(folder: URL, maximumByteCount: Int = 256 << 20) {
+            self.folder = folder
+            self.maximumByteCount = maximumByteCount
+        }
 
         /// `$GRAFT_CACHE/opencl`, else `$XDG_CACHE_HOME/graft/opencl`, else `~/.cache/graft/opencl`; nil when none is known.
         package static var standard: ProgramCache? {
@@ -56,10 +62,32 @@
             guard (try? manager.createDirectory(at: folder, withIntermediateDirectories: true)) != nil else { return }
             // A crash between writing and renaming leaves a file that no key names.
             try? Data(Self.header(key) + digest + binary).write(to: file(key), options: .atomic)
+            prune(keeping: file(key).lastPathComponent)
+        }
+
+        /// Removes the oldest entries until the rest takes half of what is allowed; kernels change with every version.
+        private func prune(keeping name: String) {
+            let manager = FileManager.default
+            guard let names = try? manager.contentsOfDirectory(atPath: folder.path) else { return }
+            var entries: [(path: String, byteCount: Int, date: Date)] = []
+            for entry in names where entry.hasSuffix(Self.suffix) && entry != name {
+                let path = folder.appending(path: entry).path
+                guard let attributes = try? manager.attributesOfItem(atPath: path) else { continue }
+                entries.append(
+                    (path, attributes[.size] as? Int ?? 0, attributes[.modificationDate] as? Date ?? .distantPast))
+            }
+            var total = entries.reduce(0) { $0 + $1.byteCount }
+            guard total > maximumByteCount else { return }
+            for entry in entries.sorted(by: { $0.date < $1.date }) where total > maximumByteCount / 2 {
+                try? manager.removeItem(atPath: entry.path)
+                total -= entry.byteCount
+            }
         }
 
         /// Where the entry of a key lies.
-        package func file(_ key: String) -> URL { folder.appending(path: key + ".program") }
+        package func file(_ key: String) -> URL { folder.appending(path: key + Self.suffix) }
+
+        private static let suffix = ".program"
 
         private static let digestByteCount = 32
 

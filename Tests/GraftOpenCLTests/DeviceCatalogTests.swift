@@ -73,6 +73,46 @@
         @Test("malformed versions", arguments: ["", "OpenCL", "OpenCL x.y", "1.2", "OpenCL 3"])
         func malformedVersion(text: String) { #expect(DeviceCatalog.versionNumber(text) == nil) }
 
+        /// Runs ``childWithoutDevice()`` in a process of its own: a process asks for its devices once.
+        @Test(
+            "no loader, a library that is none, no platform: an empty catalogue with a reason",
+            .enabled(if: FileManager.default.fileExists(atPath: "/proc/self/exe"), "needs /proc"),
+            arguments: [
+                ("GRAFT_OPENCL_LIBRARY", "nowhere/libOpenCL.so", "no OpenCL loader"),
+                ("GRAFT_OPENCL_LIBRARY", "libm.so.6", "has no function cl"),
+                ("OCL_ICD_VENDORS", "", "no platform"),
+            ])
+        func noDevice(variable: String, value: String, expected: String) throws {
+            let folder = try TemporaryFolder()
+            let process = Process()
+            process.executableURL = URL(filePath: "/proc/self/exe").resolvingSymlinksInPath()
+            process.arguments = ["--testing-library", "swift-testing", "--filter", "childWithoutDevice"]
+            var environment = ProcessInfo.processInfo.environment
+            environment[variable] = value.isEmpty ? folder.url.path : value
+            environment["GRAFT_TEST_EXPECTED_REASON"] = expected
+            process.environment = environment
+            let output = Pipe()
+            process.standardOutput = output
+            process.standardError = output
+            try process.run()
+            let text = String(decoding: output.fileHandleForReading.readDataToEndOfFile(), as: UTF8.self)
+            process.waitUntilExit()
+            #expect(process.terminationStatus == 0, "\(text)")
+            #expect(text.contains("with 1 test in") && text.contains("passed"), "\(text)")
+        }
+
+        static let expectedReason = ProcessInfo.processInfo.environment["GRAFT_TEST_EXPECTED_REASON"]
+
+        @Test("(child process) there is no device", .enabled(if: expectedReason != nil, "run by noDevice"))
+        func childWithoutDevice() throws {
+            let expected = try #require(Self.expectedReason)
+            #expect(DeviceCatalog.devices().isEmpty)
+            let reason = try #require(DeviceCatalog.emptyReason())
+            #expect(reason.contains(expected), "\(reason)")
+            let error = #expect(throws: DeviceError.self) { try DeviceCatalog.current.select("opencl") }
+            #expect(try #require(error).description.contains(reason))
+        }
+
         @Test("devices of this machine are described in full", .enabled(if: hasOpenCLDevice))
         func devices() {
             let devices = DeviceCatalog.devices()

@@ -76,6 +76,24 @@
             #expect(cache.load(key) == nil)
         }
 
+        @Test("the oldest entries go when the folder is full")
+        func pruning() throws {
+            let folder = try TemporaryFolder()
+            let cache = ProgramCache(folder: folder.url, maximumByteCount: 10_000)
+            let keys = try (0..<12).map { try key("source \($0)") }
+            for (age, key) in keys.enumerated() {
+                cache.store(binary, key: key)
+                let date = Date(timeIntervalSinceNow: Double(age) * 60 - 3600)
+                try? FileManager.default.setAttributes([.modificationDate: date], ofItemAtPath: cache.file(key).path)
+            }
+            let kept = keys.map { cache.load($0) != nil }
+            #expect(kept.last == true && kept.first == false)
+            // The survivors are the newest.
+            #expect(kept == kept.sorted { !$0 && $1 })
+            let names = try FileManager.default.contentsOfDirectory(atPath: folder.url.path)
+            #expect((2...11).contains(names.count))
+        }
+
         @Test("every part changes the key, also where their concatenation is equal")
         func keys() throws {
             func key(_ s: String, _ o: String, _ p: String, _ d: String, _ v: String) -> String? {
