@@ -1,6 +1,7 @@
 import Foundation
 import GraftGraph
 import GraftTensor
+import GraftVision
 
 /// Times inference or training steps of a network on one device, without data loading.
 public struct Benchmark: Sendable {

@@ -64,3 +64,47 @@ public enum FailureKind: Sendable, Hashable {
     /// Anything else.
     case runtime
 }
+
+/// What kind of failure an error of this library is.
+public func failureKind(of error: any Error) -> FailureKind {
+    switch error {
+    case let error as GraftError:
+        switch error {
+        case .unknownModel, .unknownSelector, .invalidArgument, .architectureUnknown: .usage
+        case .weightsMismatch: .badData
+        case .noInput: .noInput
+        case .outputFailed: .cannotWrite
+        case .diverged: .runtime
+        case .interrupted: .interrupted
+        }
+    case let error as GraphError:
+        switch error {
+        case .unknownNode, .nothingToTrain, .inputTooSmall, .oneValuePerChannel: .usage
+        case .shapeMismatch: .runtime
+        }
+    case let error as DeviceError:
+        switch error {
+        case .unavailable: .deviceUnavailable
+        case .outOfMemory, .buildFailed, .callFailed, .dataMismatch, .unsupported: .runtime
+        }
+    case let error as CheckpointError:
+        switch error {
+        case .cannotRead: .noInput
+        case .cannotWrite: .cannotWrite
+        case .unknownFormat, .truncated, .malformed, .forbiddenSymbol, .unsupported, .overLimit, .noTensors: .badData
+        }
+    case let error as ImageDatasetError:
+        switch error {
+        case .folderNotFound, .notAFolder, .noClasses, .noImages: .noInput
+        case .unreadable, .emptyClasses, .badList: .badData
+        }
+    case let error as ImageError:
+        switch error.fault {
+        case .unreadable, .notAFile: .noInput
+        case .empty, .unsupportedFormat, .unsupportedVariant, .truncated, .damaged, .tooManyPixels, .tooManyBytes: .badData
+        case .outOfMemory: .runtime
+        }
+    case is ImagePreprocessing.InvalidValue: .usage
+    default: .runtime
+    }
+}

@@ -23,8 +23,8 @@ public struct Model: Sendable {
     public internal(set) var state: StateDictionary
     /// Names of the parameters that training changes; all of them at first, as in PyTorch.
     public private(set) var trainable: Set<String>
-    /// What the last weights file said, for `report`s: which tensors were missing, unexpected or of another size.
-    public private(set) var loadReport: LoadReport?
+    /// What was found in the weights file and done with it, a line each, for a log.
+    public private(set) var loadNotes: [String] = []
 
     let graph: Graph
 
@@ -41,16 +41,27 @@ public struct Model: Sendable {
         let graph = architecture.graph(classCount: count)
         self.init(
             architecture: architecture, graph: graph, classCount: count,
-            state: Initialization.state(of: graph, headName: architecture.headName, seed: seed))
+            state: Initialization.state(of: graph, headName: architecture.headName, seed: seed),
+            preprocessing: try Self.defaultPreprocessing(architecture))
     }
 
-    private init(architecture: Architecture, graph: Graph, classCount: Int, state: StateDictionary) {
+    private init(
+        architecture: Architecture, graph: Graph, classCount: Int, state: StateDictionary,
+        preprocessing: ImagePreprocessing
+    ) {
         self.architecture = architecture
         self.graph = graph
         self.classCount = classCount
         self.state = state
         trainable = Set(graph.parameters.filter(\.role.isTrainable).map(\.name))
-        preprocessing = ImagePreprocessing(imageSize: architecture.imageSize)
+        self.preprocessing = preprocessing
+    }
+
+    /// ImageNet's mean and deviation; the shorter side becomes 256/224 of the image size, or the image size itself for
+    /// networks of small pictures.
+    private static func defaultPreprocessing(_ architecture: Architecture) throws -> ImagePreprocessing {
+        let size = architecture.imageSize
+        return try ImagePreprocessing(imageSize: size, resize: size < 64 ? size : size * 256 / 224)
     }
 
     /// ResNet-18 with the weights of a file.
@@ -63,28 +74,41 @@ public struct Model: Sendable {
     ///   - path: the file.
     /// - Throws: ``GraftError``, ``CheckpointError``. The class count is the file's; see ``replaceHead(classCount:seed:)``.
     public init(_ name: String? = nil, weights path: String) throws {
-        let checkpoint = try CheckpointReader.load(path)
-        guard let name = name ?? checkpoint.metadata["architecture"] else {
-            throw GraftError.architectureUnknown(path: path)
-        }
+        try self.init(checkpoint: CheckpointReader.load(path), name: name, path: path)
+    }
+
+    init(checkpoint: LoadedCheckpoint, name: String?, path: String) throws {
+        let metadata = ModelMetadata(checkpoint.metadata)
+        guard let name = name ?? metadata.architecture else { throw GraftError.architectureUnknown(path: path) }
         let architecture = try Architecture.named(name)
-        if let stated = checkpoint.metadata["architecture"], stated != name {
+        if let stated = metadata.architecture, stated != name {
             throw GraftError.weightsMismatch("\(path) holds weights for \(stated), not for \(name); pass --model \(stated)")
         }
-        guard let head = checkpoint.state["\(architecture.headName).weight"], let classCount = head.shape.dimensions.first, classCount > 0
-        else {
+        let headWeight = "\(architecture.headName).weight"
+        guard let classCount = checkpoint.state[headWeight]?.shape.dimensions.first, classCount > 0 else {
             throw GraftError.weightsMismatch(
-                "\(path) has no tensor \(architecture.headName).weight, the head of \(name); is it the right --model? The file's tensors begin with "
+                "\(path) has no tensor \(headWeight), the head of \(name); is --model \(name) right? The file's tensors begin with "
                     + checkpoint.state.names.prefix(4).joined(separator: ", "))
         }
         let graph = architecture.graph(classCount: classCount)
-        self.init(architecture: architecture, graph: graph, classCount: classCount, state: StateDictionary())
-        let (state, report) = LoadReport.match(
-            checkpoint.state, against: graph.parameters.map { ($0.name, $0.shape) }, file: path)
-        loadReport = report
-        guard report.isComplete else { throw GraftError.weightsMismatch(report.description) }
-        self.state = state
-        try readMetadata(checkpoint.metadata, path: path)
+        let (report, state) = LoadReport.resolve(
+            checkpoint.state,
+            expected: graph.parameters.map {
+                ExpectedTensor(name: $0.name, shape: $0.shape, isInteger: $0.role == .counter)
+            })
+        guard report.isClean else {
+            throw GraftError.weightsMismatch("\(path) does not fit \(name): \(report)\nIs --model \(name) right?")
+        }
+        self.init(
+            architecture: architecture, graph: graph, classCount: classCount, state: state,
+            preprocessing: try metadata.preprocessing(path: path) ?? Self.defaultPreprocessing(architecture))
+        loadNotes = checkpoint.notes + report.description.split(separator: "\n").map(String.init)
+        if let names = metadata.classNames {
+            guard names.count == classCount else {
+                throw GraftError.weightsMismatch("\(path) names \(names.count) classes, its head has \(classCount)")
+            }
+            classNames = names
+        }
     }
 
     // MARK: Freezing
@@ -137,33 +161,46 @@ public struct Model: Sendable {
                 ? Initialization.tensor(parameter, weightShape: weights[parameter.node], isHead: true, seed: seed)
                 : state[parameter.name]
         }
-        var copy = Model(architecture: architecture, graph: newGraph, classCount: classCount, state: newState)
-        copy.preprocessing = preprocessing
+        var copy = Model(
+            architecture: architecture, graph: newGraph, classCount: classCount, state: newState,
+            preprocessing: preprocessing)
         copy.trainable = trainable.union(newGraph.parameters.map(\.name).filter { $0.hasPrefix(head) })
-        copy.loadReport = loadReport
+        copy.loadNotes = loadNotes
         self = copy
     }
 
     /// Takes tensors by name from a file, for example the initial values of a new head.
     ///
-    /// - Throws: ``GraftError/weightsMismatch(_:)`` when a name is unknown, a shape differs, or nothing is taken.
+    /// - Throws: ``GraftError/weightsMismatch(_:)`` when a name is unknown, a shape or type differs, or there is nothing.
     public mutating func load(tensorsFrom path: String) throws {
-        let checkpoint = try CheckpointReader.load(path)
-        let shapes = Dictionary(uniqueKeysWithValues: graph.parameters.map { ($0.name, $0.shape) })
-        guard !checkpoint.state.isEmpty else { throw GraftError.weightsMismatch("\(path) holds no tensors") }
-        for (name, tensor) in checkpoint.state {
-            guard let expected = shapes[name] else {
-                let near = nearMatches(to: name, in: shapes.keys)
+        let loaded = try CheckpointReader.load(path).state
+        guard !loaded.isEmpty else { throw GraftError.weightsMismatch("\(path) holds no tensors") }
+        try replaceState(loaded, source: path)
+    }
+
+    /// Replaces tensors by name; those that are not named stay.
+    ///
+    /// - Parameters:
+    ///   - tensors: the new values.
+    ///   - source: where they come from, for error messages.
+    /// - Throws: ``GraftError/weightsMismatch(_:)`` when a name is unknown or a shape or type differs; nothing is
+    ///   replaced then.
+    public mutating func replaceState(_ tensors: StateDictionary, source: String = "the new state") throws {
+        let expected = Dictionary(uniqueKeysWithValues: graph.parameters.map { ($0.name, $0) })
+        for (name, tensor) in tensors {
+            guard let parameter = expected[name] else {
+                let near = nearMatches(to: name, in: expected.keys)
                 throw GraftError.weightsMismatch(
-                    "\(path) has a tensor \(name), \(architecture.name) has not"
+                    "\(source) has a tensor \(name), \(architecture.name) has not"
                         + (near.isEmpty ? "" : "; did it mean \(near.joined(separator: ", "))?"))
             }
-            guard tensor.shape == expected else {
+            let fits = parameter.role == .counter ? tensor.int64s != nil : tensor.floats != nil
+            guard tensor.shape == parameter.shape, fits else {
                 throw GraftError.weightsMismatch(
-                    "\(name) in \(path) has shape \(tensor.shape), \(architecture.name) with \(classCount) classes expects \(expected)")
+                    "\(name) in \(source) has shape \(tensor.shape), \(architecture.name) with \(classCount) classes expects \(parameter.role == .counter ? "int64" : "float32") \(parameter.shape)")
             }
-            state[name] = tensor
         }
+        for (name, tensor) in tensors { state[name] = tensor }
     }
 
     // MARK: Files
@@ -171,9 +208,9 @@ public struct Model: Sendable {
     /// Writes the weights as safetensors that PyTorch loads with `strict=True`; the metadata hold architecture, class
     /// names, preprocessing and digest. Written to a temporary file first: a failure leaves an older file as it was.
     public func save(_ path: String) throws {
-        try SafetensorsWriter.write(state, metadata: metadata, to: path)
+        try Safetensors.write(state, metadata: ModelMetadata(self, digest: digest()).entries, to: path)
     }
 
-    /// SHA-256 over all tensors, as `parity.py digest` computes it: independent of the container.
-    public var digest: String { SHA256Digest.hex(of: state) }
+    /// SHA-256 over all tensors, independent of the container: what `parity.py digest` prints.
+    public func digest() throws -> String { try GraftCheckpoint.digest(of: state) }
 }

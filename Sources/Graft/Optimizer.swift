@@ -80,7 +80,7 @@ public enum LearningRateSchedule: Sendable, Hashable {
             return (0..<drops).reduce(1.0) { value, _ in value * factor }
         case .cosine:
             let span = Double(max(totalSteps - warmupSteps, 1))
-            return 0.5 * (1 + cosine(Double.pi * Double(step - warmupSteps) / span))
+            return 0.5 * (1 + cosineOf(Double.pi * Double(step - warmupSteps) / span))
         }
     }
 }

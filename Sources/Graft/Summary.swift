@@ -1,6 +1,7 @@
 import GraftCPU
 import GraftGraph
 import GraftTensor
+import GraftVision
 
 /// What a training or inference plan does with each layer: shapes, parameters, work, freezing, memory.
 public struct ModelSummary: Sendable {

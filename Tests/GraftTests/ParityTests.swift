@@ -68,12 +68,14 @@ private struct Trace {
         let size = try #require(integer("image-size"))
         model.preprocessing = try ImagePreprocessing(imageSize: size, resize: integer("resize"), exif: .ignore)
         model.freeze()
-        try model.unfreeze(try #require(text("trainable")))
+        let trainable = try #require(text("trainable"))
+        try model.unfreeze(trainable)
         return model
     }
 
     func data() throws -> ImageDataset {
-        let folder = try SharedData.path("data/" + (try #require(text("data"))))
+        let name = try #require(text("data"))
+        let folder = try SharedData.path("data/\(name)")
         guard let list = text("list") else { return try ImageDataset(folder: folder, limit: integer("limit")) }
         return try ImageDataset(folder: folder, list: SharedData.path("reference/lists/\(list)"), limit: integer("limit"))
     }
@@ -113,7 +115,7 @@ struct ParityTests {
         let (name, lossTolerance, changeTolerance) = Self.traces[index]
         let trace = try Trace(name)
         let model = try trace.model()
-        let statistics = try #require(FrozenStatistics(rawValue: try #require(trace.text("frozen-statistics"))))
+        let statistics = try #require(FrozenStatistics(rawValue: trace.text("frozen-statistics") ?? ""))
         let trainer = try Trainer(
             model,
             optimizer: .sgd(learningRate: try #require(trace.real("lr")), momentum: try #require(trace.real("momentum"))),
@@ -183,7 +185,7 @@ struct ParityTests {
         model.preprocessing = try ImagePreprocessing(imageSize: 32, resize: 32)
         let data = try ImageDataset(folder: SharedData.path("data/cifar10/test"))
         let extractor = try FeatureExtractor(model, layers: ["logits"], device: Device(device))
-        let reference = try NumpyFile.readArchive(SharedData.path("reference/traces/resnet\(depth)_cifar_test500.npz"))
+        let reference = try NumpyFile.read(SharedData.path("reference/traces/resnet\(depth)_cifar_test500.npz"))
         let wanted = try #require(reference["logits"]?.floats)
         let batches = BatchLoader(
             dataset: data, order: Array(0..<data.count), preprocessing: model.preprocessing,
@@ -221,7 +223,7 @@ struct ParityTests {
         let batches = BatchLoader(dataset: data, order: [0, 1], preprocessing: model.preprocessing)
         let batch = try #require(try batches.next())
         let features = try extractor.features(ofPixels: batch.pixels, count: 2)
-        let reference = try NumpyFile.readArchive(SharedData.path("reference/traces/resnet18_nodes2.npz"))
+        let reference = try NumpyFile.read(SharedData.path("reference/traces/resnet18_nodes2.npz"))
         for layer in layers {
             let wanted = try #require(reference[layer]?.floats, "\(layer)")
             let found = try #require(features[layer]?.floats)
@@ -238,7 +240,7 @@ struct ParityTests {
         let batch = try #require(
             try BatchLoader(dataset: data, order: [0, 1], preprocessing: model.preprocessing).next())
         let found = try #require(try extractor.features(ofPixels: batch.pixels, count: 2)["features"]?.floats)
-        let reference = try NumpyFile.readArchive(SharedData.path("reference/traces/squeezenet1_1_val2_maps.npz"))
+        let reference = try NumpyFile.read(SharedData.path("reference/traces/squeezenet1_1_val2_maps.npz"))
         let wanted = try #require(reference["features"]?.floats)
         #expect(relativeError(found, wanted) < 1e-4, "\(relativeError(found, wanted))")
     }

@@ -42,3 +42,22 @@ public struct Architecture: Sendable {
         graph(classCount: classCount).parameters.filter(\.role.isTrainable).reduce(0) { $0 + $1.shape.elementCount }
     }
 }
+
+extension Architecture {
+    /// A tensor of the state dictionary.
+    public struct TensorDescription: Sendable, Hashable {
+        /// torchvision's name.
+        public let name: String
+        /// The extents.
+        public let shape: Shape
+        /// Whether gradients can train it; running statistics and counters are not.
+        public let isTrainable: Bool
+    }
+
+    /// The tensors of the state dictionary in PyTorch's order; nil takes the architecture's own class count.
+    public func stateDescription(classCount: Int? = nil) -> [TensorDescription] {
+        graph(classCount: classCount ?? self.classCount).parameters.map {
+            TensorDescription(name: $0.name, shape: $0.shape, isTrainable: $0.role.isTrainable)
+        }
+    }
+}
