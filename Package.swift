@@ -10,16 +10,16 @@ let strict: [SwiftSetting] = [
 ]
 
 /// The Swift kernels are built optimised in debug too: tests run real networks.
-func kernelSettings(targetCPU: [String]) -> [SwiftSetting] {
-    [.unsafeFlags(["-Ounchecked", "-enforce-exclusivity=unchecked"] + targetCPU)]
+func kernelSettings(flags: [String]) -> [SwiftSetting] {
+    [.unsafeFlags(["-Ounchecked", "-enforce-exclusivity=unchecked"] + flags)]
 }
 
 #if arch(x86_64)
     /// One source, built once per instruction set; `GraftCPU` chooses at run time.
     let kernelVariants: [(name: String, flags: [String])] = [
         ("GraftCPUKernelsBaseline", []),
-        ("GraftCPUKernelsAVX2", ["-target-cpu", "haswell"]),
-        ("GraftCPUKernelsAVX512", ["-target-cpu", "skylake-avx512"]),
+        ("GraftCPUKernelsAVX2", ["-D", "GRAFT_AVX2", "-target-cpu", "haswell"]),
+        ("GraftCPUKernelsAVX512", ["-D", "GRAFT_AVX512", "-target-cpu", "skylake-avx512"]),
     ]
 #else
     let kernelVariants: [(name: String, flags: [String])] = [("GraftCPUKernelsBaseline", [])]
@@ -43,7 +43,7 @@ var targets: [Target] = [
     .target(name: "GraftGraph", dependencies: ["GraftTensor"]),
     .target(
         name: "GraftCPU",
-        dependencies: ["GraftTensor", "GraftGraph", "CSystemSupport"]
+        dependencies: ["GraftTensor", "GraftGraph", "CSystemSupport", "GraftCPUKernelInterface"]
             + kernelVariants.map { .target(name: $0.name) }),
     .target(
         name: "GraftOpenCL",
@@ -91,9 +91,13 @@ where target.name.hasPrefix("Graft") || target.type == .test || target.name == "
 for variant in kernelVariants {
     targets.append(
         .target(
-            name: variant.name, path: "Sources/GraftCPUKernels/\(variant.name)",
-            swiftSettings: strict + kernelSettings(targetCPU: variant.flags)))
+            name: variant.name, dependencies: ["GraftCPUKernelInterface"],
+            path: "Sources/GraftCPUKernels/\(variant.name)",
+            swiftSettings: strict + kernelSettings(flags: variant.flags)))
 }
+targets.append(
+    .target(
+        name: "GraftCPUKernelInterface", path: "Sources/GraftCPUKernels/Interface", swiftSettings: strict))
 
 let package = Package(
     name: "Graft",
