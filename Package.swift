@@ -71,7 +71,8 @@ var targets: [Target] = [
     .testTarget(name: "GraftCheckpointTests", dependencies: ["GraftCheckpoint", "GraftTensor"]),
     .testTarget(name: "GraftVisionTests", dependencies: ["GraftVision", "GraftTensor"]),
     .testTarget(
-        name: "GraftTests", dependencies: ["Graft", "GraftGraph", "GraftTensor", "GraftCheckpoint", "GraftVision"]),
+        name: "GraftTests", dependencies: ["Graft", "GraftGraph", "GraftTensor", "GraftCheckpoint", "GraftVision"],
+        exclude: ["Fixtures"]),
     .testTarget(name: "CLITests", dependencies: ["GraftTensor", "GraftCheckpoint"]),
     .testTarget(name: "LayeringTests"),
 ]

@@ -48,7 +48,11 @@ public struct Device: Sendable, Hashable {
         #else
             note = "this build has no OpenCL support (package trait OpenCL is off)"
         #endif
-        listings.append(Listing(description: CPUBackend.describe(threadCount: nil), rejection: nil))
+        do throws(DeviceError) {
+            listings.append(Listing(description: try CPUBackend().description, rejection: nil))
+        } catch {
+            note = [note, error.description].compactMap { $0 }.joined(separator: "; ")
+        }
         return (listings, note)
     }
 

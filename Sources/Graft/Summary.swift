@@ -79,7 +79,7 @@ public struct ModelSummary: Sendable {
                 multiplyAccumulateCount: work, statistics: statistics,
                 backward: gradients.compactMap { $0 }.joined(separator: ", "))
         }
-        let layout = CPUBackend.layout
+        let layout = MemoryLayout(backend: try CPUBackend(threadCount: 1))
         var options = LoweringOptions(
             batch: batchSize, height: size, width: size, mode: .inference,
             input: .pixels(mean: model.preprocessing.mean, deviation: model.preprocessing.standardDeviation))
