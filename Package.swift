@@ -68,7 +68,8 @@ var targets: [Target] = [
     .testTarget(
         name: "GraftOpenCLTests",
         dependencies: ["GraftOpenCL", "GraftCPU", "GraftGraph", "GraftTensor", "BackendConformance"]),
-    .testTarget(name: "GraftCheckpointTests", dependencies: ["GraftCheckpoint", "GraftTensor"]),
+    .testTarget(
+        name: "GraftCheckpointTests", dependencies: ["GraftCheckpoint", "GraftTensor"], exclude: ["Fixtures"]),
     .testTarget(name: "GraftVisionTests", dependencies: ["GraftVision", "GraftTensor"]),
     .testTarget(
         name: "GraftTests", dependencies: ["Graft", "GraftGraph", "GraftTensor", "GraftCheckpoint", "GraftVision"],

@@ -104,7 +104,7 @@ func checkedShape(
 
 /// Reads a view of a storage that lies in a source, converted to float32 or int64.
 ///
-/// - Parameter storageStart: where the storage begins; the caller has checked that the storage lies in the source.
+/// `storageStart` is where the storage begins; the caller has checked that the storage lies in the source.
 func readTensor(
     _ view: StridedView, type: ElementType, bigEndian: Bool, source: ByteSource, storageStart: Int, what: String,
     budget: inout ByteBudget

@@ -23,6 +23,12 @@ package struct TensorMismatch: Sendable, Equatable {
     package let found: String
     /// What the model has.
     package let expected: String
+
+    package init(name: String, found: String, expected: String) {
+        self.name = name
+        self.found = found
+        self.expected = expected
+    }
 }
 
 /// How a weights file fits a model.

@@ -19,6 +19,11 @@ package struct IgnoredEntry: Sendable, Equatable {
     package let name: String
     /// What it is: a number or text itself, or the kind of thing.
     package let description: String
+
+    package init(name: String, description: String) {
+        self.name = name
+        self.description = description
+    }
 }
 
 /// What a weights file holds.

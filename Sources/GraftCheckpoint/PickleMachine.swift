@@ -123,7 +123,9 @@ struct PickleMachine {
     private var stack: [PickleValue] = []
     private var marks: [Int] = []
     private var memo: [Int: PickleValue] = [:]
-    private var copiedElements = 0
+    /// Items copied from one container into another, and opcodes run.
+    private var copiedCount = 0
+    private var operationCount = 0
     private var position = 0
 
     init(file: String, limits: ReadLimits) {
@@ -145,6 +147,7 @@ struct PickleMachine {
         while true {
             position = cursor.position
             operations += 1
+            operationCount += 1
             guard operations <= limits.pickleOperationCount, position - start <= limits.pickleByteCount else {
                 throw .overLimit(
                     file: file, what: "pickle", found: "\(operations) opcodes in \(position - start) bytes",
@@ -438,13 +441,13 @@ extension PickleMachine {
         return .tuple(tuples.count - 1)
     }
 
-    /// Copies of one big list under many names would take more memory than the stream; they are counted.
+    /// Copies of one big list again and again would take more memory than the stream; honest streams copy each once.
     private mutating func spendCopies(_ count: Int) throws(CheckpointError) {
-        copiedElements += count
-        guard copiedElements <= limits.pickleOperationCount else {
+        copiedCount += count
+        guard copiedCount <= operationCount else {
             throw .overLimit(
-                file: file, what: "pickle", found: "\(copiedElements) copied items",
-                limit: "\(limits.pickleOperationCount)")
+                file: file, what: "pickle", found: "\(copiedCount) copied items",
+                limit: "\(operationCount), one for each opcode")
         }
     }
 

@@ -19,9 +19,7 @@ enum StateExtraction {
         var ignored: [IgnoredEntry] = []
     }
 
-    /// Reads the tensors below a pickle's value.
-    ///
-    /// - Parameter locations: the bytes of each storage by key.
+    /// Reads the tensors below a pickle's value; `locations` has the bytes of each storage by key.
     static func load(
         _ root: PickleValue, machine: PickleMachine, container: CheckpointContainer,
         locations: [String: StorageLocation], bigEndian: Bool, fileByteCount: Int, limits: ReadLimits
