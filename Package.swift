@@ -31,6 +31,7 @@ var targets: [Target] = [
     .target(
         name: "CImageCodecs",
         linkerSettings: [.linkedLibrary("jpeg"), .linkedLibrary("png")]),
+    .target(name: "CDemoWeights", exclude: ["resnet8_cifar.safetensors"]),
     .target(
         name: "CSystemSupport",
         linkerSettings: [.linkedLibrary("crypto"), .linkedLibrary("z")]),
@@ -53,9 +54,9 @@ var targets: [Target] = [
         name: "Graft",
         dependencies: [
             "GraftTensor", "GraftGraph", "GraftCPU", "GraftCheckpoint", "GraftVision", "CSystemSupport",
-            .target(name: "GraftOpenCL", condition: .when(traits: ["OpenCL"])),
+            "CDemoWeights", .target(name: "GraftOpenCL", condition: .when(traits: ["OpenCL"])),
         ],
-        resources: []),
+        exclude: ["Demo/make-weights.sh"]),
     .executableTarget(name: "GraftCLI", dependencies: ["Graft"]),
 
     // Tests
@@ -67,10 +68,12 @@ var targets: [Target] = [
     .testTarget(
         name: "GraftOpenCLTests",
         dependencies: ["GraftOpenCL", "GraftCPU", "GraftGraph", "GraftTensor", "BackendConformance"]),
-    .testTarget(name: "GraftCheckpointTests", dependencies: ["GraftCheckpoint", "GraftTensor"]),
+    .testTarget(
+        name: "GraftCheckpointTests", dependencies: ["GraftCheckpoint", "GraftTensor"], exclude: ["Fixtures"]),
     .testTarget(name: "GraftVisionTests", dependencies: ["GraftVision", "GraftTensor"]),
     .testTarget(
-        name: "GraftTests", dependencies: ["Graft", "GraftGraph", "GraftTensor", "GraftCheckpoint", "GraftVision"]),
+        name: "GraftTests", dependencies: ["Graft", "GraftGraph", "GraftTensor", "GraftCheckpoint", "GraftVision"],
+        exclude: ["Fixtures"]),
     .testTarget(name: "CLITests", dependencies: ["GraftTensor", "GraftCheckpoint"]),
     .testTarget(name: "LayeringTests"),
 ]
