@@ -163,7 +163,7 @@ void finish_moments(
 }
 
 // y from mean and inverse deviation.
-__kernel void normalize(
+__kernel void normalize_by_batch(
     __global const float *restrict x, __global const float *restrict gamma, __global const float *restrict beta,
     __global const float *restrict mean, __global const float *restrict inverse_deviation,
     __global const float *restrict residual, __global float *restrict y, int vectors, int channels, int plane)

@@ -160,7 +160,6 @@ void convolution(
 #endif
     const int grid_plane = grid_height * grid_width;
     const int columns = batch * grid_plane;
-    if (first_column >= columns) return;
 
     const int source_plane = source_height * source_width;
     const int output_plane = output_height * output_width;
@@ -209,7 +208,8 @@ void convolution(
     const int total_steps = steps_per_tap * taps;
 #endif
     int step = split * steps_per_split;
-    const int last_step = min(step + steps_per_split, total_steps);
+    // A tile behind the last column of a smaller class has nothing to do, but takes no early way out.
+    const int last_step = first_column < columns ? min(step + steps_per_split, total_steps) : step;
 
 #if FLAT
     int k_start = step * BK;
@@ -443,7 +443,7 @@ void convolution(
 #pragma unroll
     for (int j = 0; j < TN; j += VECTOR_B) {
         const int column = first_column + (j / WIDTH_N) * SPREAD_N + item_n * WIDTH_N + j % WIDTH_N;
-        if (column >= columns) continue;
+        const bool column_valid = column < columns;
         const int image = column / grid_plane;
         int pixel = column - image * grid_plane;
 #if GRADIENT && !POINTWISE
@@ -455,40 +455,41 @@ void convolution(
 #pragma unroll
         for (int i = 0; i < TM; i++) {
             const int m = first_row + (i / WIDTH_M) * SPREAD_M + item_m * WIDTH_M + i % WIDTH_M;
-            if (m >= rows) continue;
-            const size_t at = base + (size_t)m * output_plane;
+            if (column_valid && m < rows) {
+                const size_t at = base + (size_t)m * output_plane;
 #if VECTOR_B == 4
-            float4 value = *(float4 *)(sum[i] + j);
+                float4 value = *(float4 *)(sum[i] + j);
 #if FLUSH
-            value += *(float4 *)(total[i] + j);
+                value += *(float4 *)(total[i] + j);
 #endif
 #if BIAS
-            value += bias[group * rows + m];
+                value += bias[group * rows + m];
 #endif
 #if RESIDUAL
-            value += *(__global const float4 *)(residual + at);
+                value += *(__global const float4 *)(residual + at);
 #endif
 #if RELU
-            value = (float4)(
-                positive_part(value.x), positive_part(value.y), positive_part(value.z), positive_part(value.w));
+                value = (float4)(
+                    positive_part(value.x), positive_part(value.y), positive_part(value.z), positive_part(value.w));
 #endif
-            *(__global float4 *)(result + at) = value;
+                *(__global float4 *)(result + at) = value;
 #else
-            float value = sum[i][j];
+                float value = sum[i][j];
 #if FLUSH
-            value += total[i][j];
+                value += total[i][j];
 #endif
 #if BIAS
-            value += bias[group * rows + m];
+                value += bias[group * rows + m];
 #endif
 #if RESIDUAL
-            value += residual[at];
+                value += residual[at];
 #endif
 #if RELU
-            value = positive_part(value);
+                value = positive_part(value);
 #endif
-            result[at] = value;
+                result[at] = value;
 #endif
+            }
         }
     }
 }

@@ -80,7 +80,7 @@
                         .float32(momentum),
                     ]),
                 channelwise(
-                    "normalize", shape,
+                    "normalize_by_batch", shape,
                     [
                         .input(0), .input(1), .input(2), .output(1), .output(2),
                         .input(epilogue.residual ? 5 : 0), .output(0),
