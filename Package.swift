@@ -68,7 +68,8 @@ var targets: [Target] = [
         name: "GraftOpenCLTests",
         dependencies: ["GraftOpenCL", "GraftCPU", "GraftGraph", "GraftTensor", "BackendConformance"]),
     .testTarget(name: "GraftCheckpointTests", dependencies: ["GraftCheckpoint", "GraftTensor"]),
-    .testTarget(name: "GraftVisionTests", dependencies: ["GraftVision", "GraftTensor"]),
+    .testTarget(
+        name: "GraftVisionTests", dependencies: ["GraftVision", "GraftTensor", "CSystemSupport"], exclude: ["Golden"]),
     .testTarget(
         name: "GraftTests", dependencies: ["Graft", "GraftGraph", "GraftTensor", "GraftCheckpoint", "GraftVision"]),
     .testTarget(name: "CLITests", dependencies: ["GraftTensor", "GraftCheckpoint"]),
