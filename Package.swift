@@ -63,14 +63,15 @@ var targets: [Target] = [
     .target(
         name: "BackendConformance", dependencies: ["GraftTensor", "GraftGraph"], path: "Tests/BackendConformance"),
     .testTarget(name: "GraftTensorTests", dependencies: ["GraftTensor"]),
-    .testTarget(name: "GraftGraphTests", dependencies: ["GraftGraph", "GraftTensor"]),
+    .testTarget(name: "GraftGraphTests", dependencies: ["GraftGraph", "GraftTensor", "BackendConformance"]),
     .testTarget(name: "GraftCPUTests", dependencies: ["GraftCPU", "GraftGraph", "GraftTensor", "BackendConformance"]),
     .testTarget(
         name: "GraftOpenCLTests",
         dependencies: ["GraftOpenCL", "GraftCPU", "GraftGraph", "GraftTensor", "BackendConformance"]),
     .testTarget(
         name: "GraftCheckpointTests", dependencies: ["GraftCheckpoint", "GraftTensor"], exclude: ["Fixtures"]),
-    .testTarget(name: "GraftVisionTests", dependencies: ["GraftVision", "GraftTensor"]),
+    .testTarget(
+        name: "GraftVisionTests", dependencies: ["GraftVision", "GraftTensor", "CSystemSupport"], exclude: ["Golden"]),
     .testTarget(
         name: "GraftTests", dependencies: ["Graft", "GraftGraph", "GraftTensor", "GraftCheckpoint", "GraftVision"],
         exclude: ["Fixtures"]),
