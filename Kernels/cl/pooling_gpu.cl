@@ -1,7 +1,8 @@
 // Max, average and adaptive average pooling and their gradients, GPU class. Activations and indices are NCHW.
 //
-//   window of output (p, q): rows p*stride - padding + r*dilation, r in 0..<kernel, likewise columns; clipped to the
-//   plane indices: h*W + w within the input plane
+//   window of output (p, q): rows p*stride - padding + r*dilation, r in 0 ..< kernel, likewise columns;
+//                             clipped to the plane
+//   indices: h*W + w within the input plane
 //
 // Work-items: one for each element of the result, in flat order (grid rounded up); gradients are gathered, so that no
 // two items write one element and the order of summation is fixed (windows by ascending row, then column). Adaptive
