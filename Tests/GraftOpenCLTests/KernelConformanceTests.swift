@@ -24,9 +24,13 @@
                 try #require(!cases.isEmpty)
                 let backend = try OpenCLBackend(entry, kernelClass: choice)
                 #expect(backend.description.kernelClass == "\(choice.rawValue)-class")
-                for result in ConformanceHarness().runAll(on: backend, cases: cases) where !result.passed {
-                    Issue.record("\(result.name): \(result.message)")
+                let isVerbose = ProcessInfo.processInfo.environment["GRAFT_CONFORMANCE_LOG"] != nil
+                func report(_ result: CaseResult) {
+                    let line = "\(choice) \(result.name): \(result.seconds) s, \(result.worstRatio) of the tolerance\n"
+                    if isVerbose { FileHandle.standardError.write(Data(line.utf8)) }
                 }
+                let results = ConformanceHarness().runAll(on: backend, cases: cases, progress: report)
+                for result in results where !result.passed { Issue.record("\(result.name): \(result.message)") }
             }
         }
     }
