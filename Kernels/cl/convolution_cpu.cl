@@ -197,26 +197,40 @@ INLINE void gather(GLOBAL_IN x, __global float *restrict to, __global int *restr
         table[p] = exists ? (n * outputHeight + i * outputStrideHeight + outputOffsetHeight) * outputWidth +
                                 j * outputStrideWidth + outputOffsetWidth
                           : 0;
+        const int ih1 = ih0 + (rows - 1) * stepHeight, iw1 = iw0 + (columns - 1) * stepWidth;
+        const int isInterior = exists && min(ih0, ih1) >= 0 && max(ih0, ih1) < height && min(iw0, iw1) >= 0 &&
+                               max(iw0, iw1) < width;
+        const ptrdiff_t rowStep = (ptrdiff_t)stepHeight * width * 16, columnStep = (ptrdiff_t)stepWidth * 16;
         for (int b = 0; b < blocks; ++b) {
-            const __global float *image =
-                x + ((size_t)(firstBlock + b) * inputPixels + (size_t)n * height * width) * 16;
-            for (int r = 0; r < rows; ++r) {
-                const int ih = ih0 + r * stepHeight;
-                const int rowExists = exists && ih >= 0 && ih < height;
-                for (int s = 0; s < columns; ++s) {
-                    const int iw = iw0 + s * stepWidth;
-                    const int inside = rowExists && iw >= 0 && iw < width;
-                    const __global float *from = image + ((ptrdiff_t)ih * width + iw) * 16;
+            const __global float *row = x + ((size_t)(firstBlock + b) * inputPixels + (size_t)n * height * width) * 16 +
+                                        ((ptrdiff_t)ih0 * width + iw0) * 16;
 #if DENSE
-                    // Four floats are written, the next tap overwrites those too many.
-                    const float4 value = inside ? vload4(0, from) : (float4)(0.0f);
-                    vstore4(value, 0, to + (size_t)p * DENSE_STRIDE + (r * columns + s) * DENSE);
+            // Four floats are written, the next tap overwrites those too many.
+            __global float *at = to + (size_t)p * DENSE_STRIDE;
+            const size_t atStep = DENSE;
+#define COPY(condition) vstore4(condition ? vload4(0, from) : (float4)(0.0f), 0, at)
 #else
-                    const float16 value = inside ? vload16(0, from) : (float16)(0.0f);
-                    vstore16(value, 0, to + ((size_t)((r * columns + s) * blocks + b) * MR + p) * 16);
+            __global float *at = to + ((size_t)b * MR + p) * 16;
+            const size_t atStep = (size_t)blocks * MR * 16;
+#define COPY(condition) vstore16(condition ? vload16(0, from) : (float16)(0.0f), 0, at)
 #endif
+            if (isInterior) {
+                for (int r = 0; r < rows; ++r, row += rowStep) {
+                    const __global float *from = row;
+                    for (int s = 0; s < columns; ++s, from += columnStep, at += atStep) COPY(1);
+                }
+            } else {
+                for (int r = 0; r < rows; ++r, row += rowStep) {
+                    const int ih = ih0 + r * stepHeight;
+                    const int rowExists = exists && ih >= 0 && ih < height;
+                    const __global float *from = row;
+                    for (int s = 0; s < columns; ++s, from += columnStep, at += atStep) {
+                        const int iw = iw0 + s * stepWidth;
+                        COPY((rowExists && iw >= 0 && iw < width));
+                    }
                 }
             }
+#undef COPY
         }
         if (++j == gridWidth) {
             j = 0;
