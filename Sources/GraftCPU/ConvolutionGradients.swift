@@ -273,7 +273,8 @@ extension InstructionBinding {
         let blocks = geometry.denseBlockCount
         let chunkPixels = DenseWeightGradientSplit.chunkPixels
         let gatherFloats = blocks * chunkPixels * 16
-        parallel(split.partialCount, scratchFloats: gatherFloats + chunkPixels * (blocks * 16 + 16)) { partial, scratch in
+        parallel(split.partialCount, scratchFloats: gatherFloats + chunkPixels * (blocks * 16 + 16)) {
+            partial, scratch in
             let target = partials + partial * split.partialFloats
             kernels.zero(target, split.partialFloats / 16)
             let gather = Gather(
@@ -282,7 +283,8 @@ extension InstructionBinding {
                 strideHeight: geometry.strideHeight, strideWidth: geometry.strideWidth, tapCount: taps.count,
                 tapRows: UnsafePointer(taps.rows), tapColumns: UnsafePointer(taps.columns), target: scratch,
                 capacity: chunkPixels, channels: channels, lines: scratch + gatherFloats)
-            let chunks = partial * split.chunkCount / split.partialCount..<(partial + 1) * split.chunkCount / split.partialCount
+            let chunks =
+                partial * split.chunkCount / split.partialCount..<(partial + 1) * split.chunkCount / split.partialCount
             for chunk in chunks {
                 let first = chunk * chunkPixels
                 let count = min(chunkPixels, output.pixels - first)

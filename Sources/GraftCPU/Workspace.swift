@@ -10,7 +10,7 @@ extension Primitive {
         case .convolutionInputGradient(let geometry, _): WeightBlocking(geometry.transposedWeight).elementCount
         case .convolutionWeightGradient(let geometry): geometry.weightGradientWorkspaceFloatCount
         case .channelSum(let shape): shape.blocks * PlaneChunks(shape).count * 16
-        case .batchNormalizationTraining(let shape, _, _, _): shape.blocks * PlaneChunks(shape).count * 32
+        case .batchNormalizationTraining(let shape, _, _, _): shape.blocks * PlaneChunks(shape).count * 48
         case .batchNormalizationTrainingGradient(let shape): shape.blocks * PlaneChunks(shape).count * 32
         case .softmaxCrossEntropy(let batch, _, _): batch * 4
         case .imageNormalization, .batchNormalizationInference, .batchNormalizationInferenceGradient, .relu,

@@ -8,7 +8,9 @@ import Testing
 ///
 /// `GRAFT_CPU_RATES` may name layers: those whose line contains it are timed.
 @Suite(.enabled(if: ProcessInfo.processInfo.environment["GRAFT_CPU_RATES"] != nil), .serialized) struct LayerRates {
-    static func seconds(_ primitive: Primitive, _ inputs: [ValueKind], _ outputs: [ValueKind], threads: Int) throws -> Double {
+    static func seconds(_ primitive: Primitive, _ inputs: [ValueKind], _ outputs: [ValueKind], threads: Int) throws
+        -> Double
+    {
         let backend = try CPUBackend(threadCount: threads)
         var program = Program()
         let inputIDs = inputs.enumerated().map { program.add($1, .input, "input \($0)") }
@@ -89,17 +91,23 @@ import Testing
         let pool = PoolingGeometry(input: wide, kernel: 3, stride: 2, padding: 1)
         let p = ValueKind.activation(pool.output)
         let cases: [(Primitive, [ValueKind], [ValueKind], Int)] = [
-            (.relu(shape), [a], [a], 2), (.add(shape, relu: true), [a, a], [a], 3), (.reluGradient(shape), [a, a], [a], 3),
+            (.relu(shape), [a], [a], 2), (.add(shape, relu: true), [a, a], [a], 3),
+            (.reluGradient(shape), [a, a], [a], 3),
             (
-                .batchNormalizationTraining(shape, epsilon: 1e-5, momentum: 0.1, Epilogue(relu: true)), [a, v, v, v, v],
+                .batchNormalizationTraining(shape, epsilon: 1e-5, momentum: 0.1, Epilogue(relu: true)),
+                [a, v, v, v, v],
                 [a, v, v, v, v], 3
             ),
             (.batchNormalizationTrainingGradient(shape), [a, a, v, v, v], [a, v, v], 5),
-            (.batchNormalizationInferenceGradient(shape, epsilon: 1e-5), [a, v, v], [a], 2), (.channelSum(shape), [a], [v], 1),
+            (.batchNormalizationInferenceGradient(shape, epsilon: 1e-5), [a, v, v], [a], 2),
+            (.channelSum(shape), [a], [v], 1),
             (.dropout(shape, rate: 0.5, salt: 1), [a], [a], 2),
             (.maxPooling(pool, indices: true), [.activation(wide)], [p, .indices(pool.output)], 6),
             (.maxPoolingGradient(pool), [p, .indices(pool.output)], [.activation(wide)], 6),
-            (.adaptiveAveragePooling(shape, outputHeight: 1, outputWidth: 1), [a], [.activation(.init(32, 64, 1, 1))], 1),
+            (
+                .adaptiveAveragePooling(shape, outputHeight: 1, outputWidth: 1), [a],
+                [.activation(.init(32, 64, 1, 1))], 1
+            ),
         ]
         let threads = Int(ProcessInfo.processInfo.environment["GRAFT_THREADS"] ?? "") ?? 2
         for (primitive, inputs, outputs, passes) in cases where Self.wanted("\(primitive.kind)") {
