@@ -13,7 +13,7 @@ package struct ProgramConformance: Sendable, CustomStringConvertible {
         optimizer: OptimizerRule = .sgd(momentum: true, nesterov: false), statistics: FrozenStatistics = .keep,
         labelSmoothing: Float = 0
     ) {
-        self.name = name
+        self.name = "program.\(name)"
         self.graph = graph
         options = LoweringOptions(batch: size.0, height: size.1, width: size.2, mode: .training, input: .tensor)
         options.cohorts = prefixes.map { cohort in
@@ -222,7 +222,7 @@ package struct ProgramConformance: Sendable, CustomStringConvertible {
         }
         let elapsed = clock.now - start
         return CaseResult(
-            name: "program.\(name)", kind: .optimizerUpdate, passed: failures.isEmpty, worstRatio: worst,
+            name: name, kind: nil, passed: failures.isEmpty, worstRatio: worst,
             message: failures.prefix(4).joined(separator: "; "),
             seconds: Double(elapsed.components.seconds) + Double(elapsed.components.attoseconds) * 1e-18)
     }
@@ -277,5 +277,26 @@ package struct ProgramConformance: Sendable, CustomStringConvertible {
             }
         }
         return outcome
+    }
+}
+
+extension ConformanceHarness {
+    /// Trains every network; what a backend throws becomes a result that did not pass.
+    package func runPrograms(
+        on backend: any DeviceBackend, _ programs: [ProgramConformance] = ProgramConformance.all,
+        progress: (CaseResult) -> Void = { _ in }
+    ) -> [CaseResult] {
+        programs.map { test in
+            let result: CaseResult
+            do throws(DeviceError) {
+                result = try test.run(on: backend)
+            } catch {
+                result = CaseResult(
+                    name: test.name, kind: nil, passed: false, worstRatio: .infinity,
+                    message: error.description, seconds: 0)
+            }
+            progress(result)
+            return result
+        }
     }
 }

@@ -7,7 +7,7 @@ import Testing
 struct ProgramReferenceTests {
     @Test(
         "gradients of every trainable parameter equal central differences of the loss",
-        arguments: ProgramConformance.all.filter { $0.name != "residual.wide" })
+        arguments: ProgramConformance.all.filter { $0.name != "program.residual.wide" })
     func gradients(test: ProgramConformance) throws {
         let program = try Program(test.graph, test.options)
         let inputs = test.inputs(program, step: 0).mapValues(\.doubles)
