@@ -69,9 +69,10 @@ public struct Benchmark: Sendable {
         switch mode {
         case .infer:
             let extractor = try FeatureExtractor(model, layers: ["logits"], device: device, batchSizes: [batchSize])
+            // Planned first: a batch that does not fit is refused before its input is made.
+            let (engine, request) = try extractor.preparedEngine(batch: batchSize)
             let shape: Shape = [batchSize, 3, size, size]
             let input = HostTensor(shape, (0..<shape.elementCount).map { Float(random.uniform($0)) * 4 - 2 })
-            let (engine, request) = try extractor.preparedEngine(batch: batchSize)
             let times = try time(repeats: repeats, warmup: warmup, batchSize: batchSize) {
                 try engine.write(input, to: "input", of: request)
                 try engine.run(request)
@@ -82,12 +83,12 @@ public struct Benchmark: Sendable {
                 profile: profiles ? try instructionTimes(engine, request, StepConstants()) : [])
         case .train:
             let trainer = try Trainer(model, device: device, frozenStatistics: frozenStatistics)
+            let (engine, request) = try trainer.preparedEngine(batch: batchSize)
             let pixels = (0..<batchSize * size * size * 3).map { UInt8(random.integer(below: 256, $0)) }
             let labels = (0..<batchSize).map { Int32(random.integer(below: model.classCount, 1 << 40 + $0)) }
             let times = try time(repeats: repeats, warmup: warmup, batchSize: batchSize) {
                 _ = try trainer.step(pixels: pixels, labels: labels, learningRate: 1e-5)
             }
-            let (engine, request) = try trainer.preparedEngine(batch: batchSize)
             return Result(
                 millisecondsPerImage: times, device: trainer.deviceDescription, byteCount: engine.plan.totalByteCount,
                 profile: profiles ? try instructionTimes(engine, request, trainer.nextConstants) : [])
