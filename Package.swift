@@ -10,16 +10,16 @@ let strict: [SwiftSetting] = [
 ]
 
 /// The Swift kernels are built optimised in debug too: tests run real networks.
-func kernelSettings(targetCPU: [String]) -> [SwiftSetting] {
-    [.unsafeFlags(["-Ounchecked", "-enforce-exclusivity=unchecked"] + targetCPU)]
+func kernelSettings(flags: [String]) -> [SwiftSetting] {
+    [.unsafeFlags(["-Ounchecked", "-enforce-exclusivity=unchecked"] + flags)]
 }
 
 #if arch(x86_64)
     /// One source, built once per instruction set; `GraftCPU` chooses at run time.
     let kernelVariants: [(name: String, flags: [String])] = [
         ("GraftCPUKernelsBaseline", []),
-        ("GraftCPUKernelsAVX2", ["-target-cpu", "haswell"]),
-        ("GraftCPUKernelsAVX512", ["-target-cpu", "skylake-avx512"]),
+        ("GraftCPUKernelsAVX2", ["-D", "GRAFT_AVX2", "-target-cpu", "haswell"]),
+        ("GraftCPUKernelsAVX512", ["-D", "GRAFT_AVX512", "-target-cpu", "skylake-avx512"]),
     ]
 #else
     let kernelVariants: [(name: String, flags: [String])] = [("GraftCPUKernelsBaseline", [])]
@@ -31,6 +31,7 @@ var targets: [Target] = [
     .target(
         name: "CImageCodecs",
         linkerSettings: [.linkedLibrary("jpeg"), .linkedLibrary("png")]),
+    .target(name: "CDemoWeights", exclude: ["resnet8_cifar.safetensors"]),
     .target(
         name: "CSystemSupport",
         linkerSettings: [.linkedLibrary("crypto"), .linkedLibrary("z")]),
@@ -42,7 +43,7 @@ var targets: [Target] = [
     .target(name: "GraftGraph", dependencies: ["GraftTensor"]),
     .target(
         name: "GraftCPU",
-        dependencies: ["GraftTensor", "GraftGraph", "CSystemSupport"]
+        dependencies: ["GraftTensor", "GraftGraph", "CSystemSupport", "GraftCPUKernelInterface"]
             + kernelVariants.map { .target(name: $0.name) }),
     .target(
         name: "GraftOpenCL",
@@ -53,9 +54,9 @@ var targets: [Target] = [
         name: "Graft",
         dependencies: [
             "GraftTensor", "GraftGraph", "GraftCPU", "GraftCheckpoint", "GraftVision", "CSystemSupport",
-            .target(name: "GraftOpenCL", condition: .when(traits: ["OpenCL"])),
+            "CDemoWeights", .target(name: "GraftOpenCL", condition: .when(traits: ["OpenCL"])),
         ],
-        resources: []),
+        exclude: ["Demo/make-weights.sh"]),
     .executableTarget(name: "GraftCLI", dependencies: ["Graft"]),
 
     // Tests
@@ -67,10 +68,12 @@ var targets: [Target] = [
     .testTarget(
         name: "GraftOpenCLTests",
         dependencies: ["GraftOpenCL", "GraftCPU", "GraftGraph", "GraftTensor", "BackendConformance"]),
-    .testTarget(name: "GraftCheckpointTests", dependencies: ["GraftCheckpoint", "GraftTensor"]),
+    .testTarget(
+        name: "GraftCheckpointTests", dependencies: ["GraftCheckpoint", "GraftTensor"], exclude: ["Fixtures"]),
     .testTarget(name: "GraftVisionTests", dependencies: ["GraftVision", "GraftTensor"]),
     .testTarget(
-        name: "GraftTests", dependencies: ["Graft", "GraftGraph", "GraftTensor", "GraftCheckpoint", "GraftVision"]),
+        name: "GraftTests", dependencies: ["Graft", "GraftGraph", "GraftTensor", "GraftCheckpoint", "GraftVision"],
+        exclude: ["Fixtures"]),
     .testTarget(name: "CLITests", dependencies: ["GraftTensor", "GraftCheckpoint"]),
     .testTarget(name: "LayeringTests"),
 ]
@@ -90,9 +93,13 @@ where target.name.hasPrefix("Graft") || target.type == .test || target.name == "
 for variant in kernelVariants {
     targets.append(
         .target(
-            name: variant.name, path: "Sources/GraftCPUKernels/\(variant.name)",
-            swiftSettings: strict + kernelSettings(targetCPU: variant.flags)))
+            name: variant.name, dependencies: ["GraftCPUKernelInterface"],
+            path: "Sources/GraftCPUKernels/\(variant.name)",
+            swiftSettings: strict + kernelSettings(flags: variant.flags)))
 }
+targets.append(
+    .target(
+        name: "GraftCPUKernelInterface", path: "Sources/GraftCPUKernels/Interface", swiftSettings: strict))
 
 let package = Package(
     name: "Graft",

@@ -2,6 +2,8 @@
 
 #ifdef GRAFT_OPENCL_FUNCTIONS
 
+// For RTLD_DEFAULT.
+#define _GNU_SOURCE
 #include <dlfcn.h>
 #include <stdio.h>
 
@@ -17,6 +19,9 @@ int graft_opencl_load(const char *path, graft_opencl *table, char *reason, size_
     void *library = NULL;
     if (path) {
         library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+    } else if (dlsym(RTLD_DEFAULT, "clGetPlatformIDs")) {
+        // The process has OpenCL already: a tool such as Oclgrind was preloaded, or the host program links a loader.
+        library = dlopen(NULL, RTLD_NOW);
     } else {
         for (size_t i = 0; !library && i < sizeof(usual_paths) / sizeof(usual_paths[0]); i++)
             library = dlopen(usual_paths[i], RTLD_NOW | RTLD_LOCAL);

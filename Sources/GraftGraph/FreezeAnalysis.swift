@@ -30,6 +30,7 @@ package struct FreezeAnalysis: Hashable, Sendable {
     /// Analyses a graph.
     ///
     /// - Parameters:
+    ///   - graph: the network.
     ///   - trainable: names of trainable parameters.
     ///   - frozenStatistics: what batch norms without trainable parameters do.
     package init(_ graph: Graph, trainable: Set<String>, frozenStatistics: FrozenStatistics) {

@@ -60,7 +60,8 @@
         package static let workspaceAlignment = 512
 
         package enum CohortConstant: Hashable, Sendable {
-            case learningRate, weightDecay, momentum, isFirstStep, beta1, beta2, epsilon, biasCorrection1, biasCorrection2Root
+            case learningRate, weightDecay, momentum, isFirstStep, beta1, beta2, epsilon, biasCorrection1,
+                biasCorrection2Root
         }
     }
 

@@ -8,10 +8,10 @@ import Testing
     static let allowedImports: [String: Set<String>] = [
         "GraftTensor": [],
         "GraftGraph": ["GraftTensor"],
-        "GraftCPUKernels": [],
+        "GraftCPUKernels": ["GraftCPUKernelInterface"],
         "GraftCPU": [
-            "GraftTensor", "GraftGraph", "CSystemSupport", "GraftCPUKernelsBaseline", "GraftCPUKernelsAVX2",
-            "GraftCPUKernelsAVX512",
+            "GraftTensor", "GraftGraph", "CSystemSupport", "GraftCPUKernelInterface", "GraftCPUKernelsBaseline",
+            "GraftCPUKernelsAVX2", "GraftCPUKernelsAVX512",
         ],
         "GraftOpenCL": ["GraftTensor", "GraftGraph", "GraftKernels", "COpenCL", "CSystemSupport"],
         "GraftCheckpoint": ["GraftTensor", "CSystemSupport"],

@@ -1,1 +1,1 @@
-package func kernelsPlaceholder() {}
+../GraftCPUKernelsBaseline/Kernels.swift

@@ -1,1 +1,1733 @@
-package func kernelsPlaceholder() {}
+import GraftCPUKernelInterface
+
+// The kernels of one instruction set. The same text is built once per variant (by symbolic links), in one file
+// because debug builds inline only within a file. Vectors cross no function that is not inlined.
+
+// MARK: - Vectors
+
+// Widths of this variant. Everything below a variant's folder is the same text, built once per instruction set.
+
+#if GRAFT_AVX512
+    /// One register.
+    typealias Vector = SIMD16<Float>
+#elseif GRAFT_AVX2
+    /// One register.
+    typealias Vector = SIMD8<Float>
+#else
+    /// One register.
+    typealias Vector = SIMD4<Float>
+#endif
+
+/// A pixel's 16 channels: one, two or four registers.
+typealias Block = SIMD16<Float>
+
+#if GRAFT_AVX512
+    /// Floats per register.
+    @inline(__always) var vectorWidth: Int { 16 }
+#elseif GRAFT_AVX2
+    /// Floats per register.
+    @inline(__always) var vectorWidth: Int { 8 }
+#else
+    /// Floats per register.
+    @inline(__always) var vectorWidth: Int { 4 }
+#endif
+
+@inline(__always) func load(_ pointer: UnsafePointer<Float>) -> Vector {
+    UnsafeRawPointer(pointer).load(as: Vector.self)
+}
+
+@inline(__always) func store(_ vector: Vector, _ pointer: UnsafeMutablePointer<Float>) {
+    UnsafeMutableRawPointer(pointer).assumingMemoryBound(to: Vector.self).pointee = vector
+}
+
+@inline(__always) func loadBlock(_ pointer: UnsafePointer<Float>) -> Block {
+    UnsafeRawPointer(pointer).load(as: Block.self)
+}
+
+@inline(__always) func storeBlock(_ block: Block, _ pointer: UnsafeMutablePointer<Float>) {
+    UnsafeMutableRawPointer(pointer).assumingMemoryBound(to: Block.self).pointee = block
+}
+
+/// `c + a · b`, fused where the instruction set has it: without it `addingProduct` is a library call for each lane.
+@inline(__always) func multiplyAdd(_ c: Vector, _ a: Vector, _ b: Vector) -> Vector {
+    #if GRAFT_AVX512 || GRAFT_AVX2 || arch(arm64)
+        c.addingProduct(a, b)
+    #else
+        c + a * b
+    #endif
+}
+
+#if !GRAFT_AVX512
+    @inline(__always) func multiplyAdd(_ c: Block, _ a: Block, _ b: Block) -> Block {
+        #if GRAFT_AVX2 || arch(arm64)
+            c.addingProduct(a, b)
+        #else
+            c + a * b
+        #endif
+    }
+#endif
+
+/// `x < 0 ? 0 : x`: NaN stays, and −0 stays, as in `torch.relu`.
+@inline(__always) func rectified(_ x: Block) -> Block { x.replacing(with: Block.zero, where: x .< Block.zero) }
+
+// MARK: - Register tiles
+
+// Register tiles. Accumulators are named scalars because an array of vectors would live in memory; the text is regular:
+// row r, vector a or b, four reduction steps per turn.
+
+#if GRAFT_AVX512
+    /// 14 pixels × 32 output channels: 28 accumulators of 32 registers.
+    @inline(never)
+    func tile14x2(
+        _ product: BandProduct, _ first: UnsafePointer<Float>, _ weights: UnsafePointer<Float>,
+        _ result: UnsafeMutablePointer<Float>
+    ) {
+        var c0a = Vector.zero, c0b = Vector.zero
+        var c1a = Vector.zero, c1b = Vector.zero
+        var c2a = Vector.zero, c2b = Vector.zero
+        var c3a = Vector.zero, c3b = Vector.zero
+        var c4a = Vector.zero, c4b = Vector.zero
+        var c5a = Vector.zero, c5b = Vector.zero
+        var c6a = Vector.zero, c6b = Vector.zero
+        var c7a = Vector.zero, c7b = Vector.zero
+        var c8a = Vector.zero, c8b = Vector.zero
+        var c9a = Vector.zero, c9b = Vector.zero
+        var c10a = Vector.zero, c10b = Vector.zero
+        var c11a = Vector.zero, c11b = Vector.zero
+        var c12a = Vector.zero, c12b = Vector.zero
+        var c13a = Vector.zero, c13b = Vector.zero
+        var w = weights
+        var remaining = product.outerCount * product.innerCount
+        for outer in 0..<product.outerCount {
+            var block = first + outer * product.outerStride
+            for _ in 0..<product.innerCount {
+                remaining -= 1
+                var quads = remaining == 0 ? product.lastQuads : 4
+                var a = block
+                block += product.innerStride
+                repeat {
+                    do {
+                        let wa = load(w + 0 + 0 * vectorWidth)
+                        let wb = load(w + 0 + 1 * vectorWidth)
+                        let x0 = Vector(repeating: a[0])
+                        c0a = multiplyAdd(c0a, x0, wa)
+                        c0b = multiplyAdd(c0b, x0, wb)
+                        let x1 = Vector(repeating: a[16])
+                        c1a = multiplyAdd(c1a, x1, wa)
+                        c1b = multiplyAdd(c1b, x1, wb)
+                        let x2 = Vector(repeating: a[32])
+                        c2a = multiplyAdd(c2a, x2, wa)
+                        c2b = multiplyAdd(c2b, x2, wb)
+                        let x3 = Vector(repeating: a[48])
+                        c3a = multiplyAdd(c3a, x3, wa)
+                        c3b = multiplyAdd(c3b, x3, wb)
+                        let x4 = Vector(repeating: a[64])
+                        c4a = multiplyAdd(c4a, x4, wa)
+                        c4b = multiplyAdd(c4b, x4, wb)
+                        let x5 = Vector(repeating: a[80])
+                        c5a = multiplyAdd(c5a, x5, wa)
+                        c5b = multiplyAdd(c5b, x5, wb)
+                        let x6 = Vector(repeating: a[96])
+                        c6a = multiplyAdd(c6a, x6, wa)
+                        c6b = multiplyAdd(c6b, x6, wb)
+                        let x7 = Vector(repeating: a[112])
+                        c7a = multiplyAdd(c7a, x7, wa)
+                        c7b = multiplyAdd(c7b, x7, wb)
+                        let x8 = Vector(repeating: a[128])
+                        c8a = multiplyAdd(c8a, x8, wa)
+                        c8b = multiplyAdd(c8b, x8, wb)
+                        let x9 = Vector(repeating: a[144])
+                        c9a = multiplyAdd(c9a, x9, wa)
+                        c9b = multiplyAdd(c9b, x9, wb)
+                        let x10 = Vector(repeating: a[160])
+                        c10a = multiplyAdd(c10a, x10, wa)
+                        c10b = multiplyAdd(c10b, x10, wb)
+                        let x11 = Vector(repeating: a[176])
+                        c11a = multiplyAdd(c11a, x11, wa)
+                        c11b = multiplyAdd(c11b, x11, wb)
+                        let x12 = Vector(repeating: a[192])
+                        c12a = multiplyAdd(c12a, x12, wa)
+                        c12b = multiplyAdd(c12b, x12, wb)
+                        let x13 = Vector(repeating: a[208])
+                        c13a = multiplyAdd(c13a, x13, wa)
+                        c13b = multiplyAdd(c13b, x13, wb)
+                    }
+                    do {
+                        let wa = load(w + 32 + 0 * vectorWidth)
+                        let wb = load(w + 32 + 1 * vectorWidth)
+                        let x0 = Vector(repeating: a[1])
+                        c0a = multiplyAdd(c0a, x0, wa)
+                        c0b = multiplyAdd(c0b, x0, wb)
+                        let x1 = Vector(repeating: a[17])
+                        c1a = multiplyAdd(c1a, x1, wa)
+                        c1b = multiplyAdd(c1b, x1, wb)
+                        let x2 = Vector(repeating: a[33])
+                        c2a = multiplyAdd(c2a, x2, wa)
+                        c2b = multiplyAdd(c2b, x2, wb)
+                        let x3 = Vector(repeating: a[49])
+                        c3a = multiplyAdd(c3a, x3, wa)
+                        c3b = multiplyAdd(c3b, x3, wb)
+                        let x4 = Vector(repeating: a[65])
+                        c4a = multiplyAdd(c4a, x4, wa)
+                        c4b = multiplyAdd(c4b, x4, wb)
+                        let x5 = Vector(repeating: a[81])
+                        c5a = multiplyAdd(c5a, x5, wa)
+                        c5b = multiplyAdd(c5b, x5, wb)
+                        let x6 = Vector(repeating: a[97])
+                        c6a = multiplyAdd(c6a, x6, wa)
+                        c6b = multiplyAdd(c6b, x6, wb)
+                        let x7 = Vector(repeating: a[113])
+                        c7a = multiplyAdd(c7a, x7, wa)
+                        c7b = multiplyAdd(c7b, x7, wb)
+                        let x8 = Vector(repeating: a[129])
+                        c8a = multiplyAdd(c8a, x8, wa)
+                        c8b = multiplyAdd(c8b, x8, wb)
+                        let x9 = Vector(repeating: a[145])
+                        c9a = multiplyAdd(c9a, x9, wa)
+                        c9b = multiplyAdd(c9b, x9, wb)
+                        let x10 = Vector(repeating: a[161])
+                        c10a = multiplyAdd(c10a, x10, wa)
+                        c10b = multiplyAdd(c10b, x10, wb)
+                        let x11 = Vector(repeating: a[177])
+                        c11a = multiplyAdd(c11a, x11, wa)
+                        c11b = multiplyAdd(c11b, x11, wb)
+                        let x12 = Vector(repeating: a[193])
+                        c12a = multiplyAdd(c12a, x12, wa)
+                        c12b = multiplyAdd(c12b, x12, wb)
+                        let x13 = Vector(repeating: a[209])
+                        c13a = multiplyAdd(c13a, x13, wa)
+                        c13b = multiplyAdd(c13b, x13, wb)
+                    }
+                    do {
+                        let wa = load(w + 64 + 0 * vectorWidth)
+                        let wb = load(w + 64 + 1 * vectorWidth)
+                        let x0 = Vector(repeating: a[2])
+                        c0a = multiplyAdd(c0a, x0, wa)
+                        c0b = multiplyAdd(c0b, x0, wb)
+                        let x1 = Vector(repeating: a[18])
+                        c1a = multiplyAdd(c1a, x1, wa)
+                        c1b = multiplyAdd(c1b, x1, wb)
+                        let x2 = Vector(repeating: a[34])
+                        c2a = multiplyAdd(c2a, x2, wa)
+                        c2b = multiplyAdd(c2b, x2, wb)
+                        let x3 = Vector(repeating: a[50])
+                        c3a = multiplyAdd(c3a, x3, wa)
+                        c3b = multiplyAdd(c3b, x3, wb)
+                        let x4 = Vector(repeating: a[66])
+                        c4a = multiplyAdd(c4a, x4, wa)
+                        c4b = multiplyAdd(c4b, x4, wb)
+                        let x5 = Vector(repeating: a[82])
+                        c5a = multiplyAdd(c5a, x5, wa)
+                        c5b = multiplyAdd(c5b, x5, wb)
+                        let x6 = Vector(repeating: a[98])
+                        c6a = multiplyAdd(c6a, x6, wa)
+                        c6b = multiplyAdd(c6b, x6, wb)
+                        let x7 = Vector(repeating: a[114])
+                        c7a = multiplyAdd(c7a, x7, wa)
+                        c7b = multiplyAdd(c7b, x7, wb)
+                        let x8 = Vector(repeating: a[130])
+                        c8a = multiplyAdd(c8a, x8, wa)
+                        c8b = multiplyAdd(c8b, x8, wb)
+                        let x9 = Vector(repeating: a[146])
+                        c9a = multiplyAdd(c9a, x9, wa)
+                        c9b = multiplyAdd(c9b, x9, wb)
+                        let x10 = Vector(repeating: a[162])
+                        c10a = multiplyAdd(c10a, x10, wa)
+                        c10b = multiplyAdd(c10b, x10, wb)
+                        let x11 = Vector(repeating: a[178])
+                        c11a = multiplyAdd(c11a, x11, wa)
+                        c11b = multiplyAdd(c11b, x11, wb)
+                        let x12 = Vector(repeating: a[194])
+                        c12a = multiplyAdd(c12a, x12, wa)
+                        c12b = multiplyAdd(c12b, x12, wb)
+                        let x13 = Vector(repeating: a[210])
+                        c13a = multiplyAdd(c13a, x13, wa)
+                        c13b = multiplyAdd(c13b, x13, wb)
+                    }
+                    do {
+                        let wa = load(w + 96 + 0 * vectorWidth)
+                        let wb = load(w + 96 + 1 * vectorWidth)
+                        let x0 = Vector(repeating: a[3])
+                        c0a = multiplyAdd(c0a, x0, wa)
+                        c0b = multiplyAdd(c0b, x0, wb)
+                        let x1 = Vector(repeating: a[19])
+                        c1a = multiplyAdd(c1a, x1, wa)
+                        c1b = multiplyAdd(c1b, x1, wb)
+                        let x2 = Vector(repeating: a[35])
+                        c2a = multiplyAdd(c2a, x2, wa)
+                        c2b = multiplyAdd(c2b, x2, wb)
+                        let x3 = Vector(repeating: a[51])
+                        c3a = multiplyAdd(c3a, x3, wa)
+                        c3b = multiplyAdd(c3b, x3, wb)
+                        let x4 = Vector(repeating: a[67])
+                        c4a = multiplyAdd(c4a, x4, wa)
+                        c4b = multiplyAdd(c4b, x4, wb)
+                        let x5 = Vector(repeating: a[83])
+                        c5a = multiplyAdd(c5a, x5, wa)
+                        c5b = multiplyAdd(c5b, x5, wb)
+                        let x6 = Vector(repeating: a[99])
+                        c6a = multiplyAdd(c6a, x6, wa)
+                        c6b = multiplyAdd(c6b, x6, wb)
+                        let x7 = Vector(repeating: a[115])
+                        c7a = multiplyAdd(c7a, x7, wa)
+                        c7b = multiplyAdd(c7b, x7, wb)
+                        let x8 = Vector(repeating: a[131])
+                        c8a = multiplyAdd(c8a, x8, wa)
+                        c8b = multiplyAdd(c8b, x8, wb)
+                        let x9 = Vector(repeating: a[147])
+                        c9a = multiplyAdd(c9a, x9, wa)
+                        c9b = multiplyAdd(c9b, x9, wb)
+                        let x10 = Vector(repeating: a[163])
+                        c10a = multiplyAdd(c10a, x10, wa)
+                        c10b = multiplyAdd(c10b, x10, wb)
+                        let x11 = Vector(repeating: a[179])
+                        c11a = multiplyAdd(c11a, x11, wa)
+                        c11b = multiplyAdd(c11b, x11, wb)
+                        let x12 = Vector(repeating: a[195])
+                        c12a = multiplyAdd(c12a, x12, wa)
+                        c12b = multiplyAdd(c12b, x12, wb)
+                        let x13 = Vector(repeating: a[211])
+                        c13a = multiplyAdd(c13a, x13, wa)
+                        c13b = multiplyAdd(c13b, x13, wb)
+                    }
+                    a += 4
+                    w += 128
+                    quads -= 1
+                } while quads > 0
+            }
+        }
+        store(c0a, result + 0 * vectorWidth)
+        store(c0b, result + 1 * vectorWidth)
+        store(c1a, result + 2 * vectorWidth)
+        store(c1b, result + 3 * vectorWidth)
+        store(c2a, result + 4 * vectorWidth)
+        store(c2b, result + 5 * vectorWidth)
+        store(c3a, result + 6 * vectorWidth)
+        store(c3b, result + 7 * vectorWidth)
+        store(c4a, result + 8 * vectorWidth)
+        store(c4b, result + 9 * vectorWidth)
+        store(c5a, result + 10 * vectorWidth)
+        store(c5b, result + 11 * vectorWidth)
+        store(c6a, result + 12 * vectorWidth)
+        store(c6b, result + 13 * vectorWidth)
+        store(c7a, result + 14 * vectorWidth)
+        store(c7b, result + 15 * vectorWidth)
+        store(c8a, result + 16 * vectorWidth)
+        store(c8b, result + 17 * vectorWidth)
+        store(c9a, result + 18 * vectorWidth)
+        store(c9b, result + 19 * vectorWidth)
+        store(c10a, result + 20 * vectorWidth)
+        store(c10b, result + 21 * vectorWidth)
+        store(c11a, result + 22 * vectorWidth)
+        store(c11b, result + 23 * vectorWidth)
+        store(c12a, result + 24 * vectorWidth)
+        store(c12b, result + 25 * vectorWidth)
+        store(c13a, result + 26 * vectorWidth)
+        store(c13b, result + 27 * vectorWidth)
+    }
+
+    /// 8 pixels × 32 output channels, for short tails.
+    @inline(never)
+    func tile8x2(
+        _ product: BandProduct, _ first: UnsafePointer<Float>, _ weights: UnsafePointer<Float>,
+        _ result: UnsafeMutablePointer<Float>
+    ) {
+        var c0a = Vector.zero, c0b = Vector.zero
+        var c1a = Vector.zero, c1b = Vector.zero
+        var c2a = Vector.zero, c2b = Vector.zero
+        var c3a = Vector.zero, c3b = Vector.zero
+        var c4a = Vector.zero, c4b = Vector.zero
+        var c5a = Vector.zero, c5b = Vector.zero
+        var c6a = Vector.zero, c6b = Vector.zero
+        var c7a = Vector.zero, c7b = Vector.zero
+        var w = weights
+        var remaining = product.outerCount * product.innerCount
+        for outer in 0..<product.outerCount {
+            var block = first + outer * product.outerStride
+            for _ in 0..<product.innerCount {
+                remaining -= 1
+                var quads = remaining == 0 ? product.lastQuads : 4
+                var a = block
+                block += product.innerStride
+                repeat {
+                    do {
+                        let wa = load(w + 0 + 0 * vectorWidth)
+                        let wb = load(w + 0 + 1 * vectorWidth)
+                        let x0 = Vector(repeating: a[0])
+                        c0a = multiplyAdd(c0a, x0, wa)
+                        c0b = multiplyAdd(c0b, x0, wb)
+                        let x1 = Vector(repeating: a[16])
+                        c1a = multiplyAdd(c1a, x1, wa)
+                        c1b = multiplyAdd(c1b, x1, wb)
+                        let x2 = Vector(repeating: a[32])
+                        c2a = multiplyAdd(c2a, x2, wa)
+                        c2b = multiplyAdd(c2b, x2, wb)
+                        let x3 = Vector(repeating: a[48])
+                        c3a = multiplyAdd(c3a, x3, wa)
+                        c3b = multiplyAdd(c3b, x3, wb)
+                        let x4 = Vector(repeating: a[64])
+                        c4a = multiplyAdd(c4a, x4, wa)
+                        c4b = multiplyAdd(c4b, x4, wb)
+                        let x5 = Vector(repeating: a[80])
+                        c5a = multiplyAdd(c5a, x5, wa)
+                        c5b = multiplyAdd(c5b, x5, wb)
+                        let x6 = Vector(repeating: a[96])
+                        c6a = multiplyAdd(c6a, x6, wa)
+                        c6b = multiplyAdd(c6b, x6, wb)
+                        let x7 = Vector(repeating: a[112])
+                        c7a = multiplyAdd(c7a, x7, wa)
+                        c7b = multiplyAdd(c7b, x7, wb)
+                    }
+                    do {
+                        let wa = load(w + 32 + 0 * vectorWidth)
+                        let wb = load(w + 32 + 1 * vectorWidth)
+                        let x0 = Vector(repeating: a[1])
+                        c0a = multiplyAdd(c0a, x0, wa)
+                        c0b = multiplyAdd(c0b, x0, wb)
+                        let x1 = Vector(repeating: a[17])
+                        c1a = multiplyAdd(c1a, x1, wa)
+                        c1b = multiplyAdd(c1b, x1, wb)
+                        let x2 = Vector(repeating: a[33])
+                        c2a = multiplyAdd(c2a, x2, wa)
+                        c2b = multiplyAdd(c2b, x2, wb)
+                        let x3 = Vector(repeating: a[49])
+                        c3a = multiplyAdd(c3a, x3, wa)
+                        c3b = multiplyAdd(c3b, x3, wb)
+                        let x4 = Vector(repeating: a[65])
+                        c4a = multiplyAdd(c4a, x4, wa)
+                        c4b = multiplyAdd(c4b, x4, wb)
+                        let x5 = Vector(repeating: a[81])
+                        c5a = multiplyAdd(c5a, x5, wa)
+                        c5b = multiplyAdd(c5b, x5, wb)
+                        let x6 = Vector(repeating: a[97])
+                        c6a = multiplyAdd(c6a, x6, wa)
+                        c6b = multiplyAdd(c6b, x6, wb)
+                        let x7 = Vector(repeating: a[113])
+                        c7a = multiplyAdd(c7a, x7, wa)
+                        c7b = multiplyAdd(c7b, x7, wb)
+                    }
+                    do {
+                        let wa = load(w + 64 + 0 * vectorWidth)
+                        let wb = load(w + 64 + 1 * vectorWidth)
+                        let x0 = Vector(repeating: a[2])
+                        c0a = multiplyAdd(c0a, x0, wa)
+                        c0b = multiplyAdd(c0b, x0, wb)
+                        let x1 = Vector(repeating: a[18])
+                        c1a = multiplyAdd(c1a, x1, wa)
+                        c1b = multiplyAdd(c1b, x1, wb)
+                        let x2 = Vector(repeating: a[34])
+                        c2a = multiplyAdd(c2a, x2, wa)
+                        c2b = multiplyAdd(c2b, x2, wb)
+                        let x3 = Vector(repeating: a[50])
+                        c3a = multiplyAdd(c3a, x3, wa)
+                        c3b = multiplyAdd(c3b, x3, wb)
+                        let x4 = Vector(repeating: a[66])
+                        c4a = multiplyAdd(c4a, x4, wa)
+                        c4b = multiplyAdd(c4b, x4, wb)
+                        let x5 = Vector(repeating: a[82])
+                        c5a = multiplyAdd(c5a, x5, wa)
+                        c5b = multiplyAdd(c5b, x5, wb)
+                        let x6 = Vector(repeating: a[98])
+                        c6a = multiplyAdd(c6a, x6, wa)
+                        c6b = multiplyAdd(c6b, x6, wb)
+                        let x7 = Vector(repeating: a[114])
+                        c7a = multiplyAdd(c7a, x7, wa)
+                        c7b = multiplyAdd(c7b, x7, wb)
+                    }
+                    do {
+                        let wa = load(w + 96 + 0 * vectorWidth)
+                        let wb = load(w + 96 + 1 * vectorWidth)
+                        let x0 = Vector(repeating: a[3])
+                        c0a = multiplyAdd(c0a, x0, wa)
+                        c0b = multiplyAdd(c0b, x0, wb)
+                        let x1 = Vector(repeating: a[19])
+                        c1a = multiplyAdd(c1a, x1, wa)
+                        c1b = multiplyAdd(c1b, x1, wb)
+                        let x2 = Vector(repeating: a[35])
+                        c2a = multiplyAdd(c2a, x2, wa)
+                        c2b = multiplyAdd(c2b, x2, wb)
+                        let x3 = Vector(repeating: a[51])
+                        c3a = multiplyAdd(c3a, x3, wa)
+                        c3b = multiplyAdd(c3b, x3, wb)
+                        let x4 = Vector(repeating: a[67])
+                        c4a = multiplyAdd(c4a, x4, wa)
+                        c4b = multiplyAdd(c4b, x4, wb)
+                        let x5 = Vector(repeating: a[83])
+                        c5a = multiplyAdd(c5a, x5, wa)
+                        c5b = multiplyAdd(c5b, x5, wb)
+                        let x6 = Vector(repeating: a[99])
+                        c6a = multiplyAdd(c6a, x6, wa)
+                        c6b = multiplyAdd(c6b, x6, wb)
+                        let x7 = Vector(repeating: a[115])
+                        c7a = multiplyAdd(c7a, x7, wa)
+                        c7b = multiplyAdd(c7b, x7, wb)
+                    }
+                    a += 4
+                    w += 128
+                    quads -= 1
+                } while quads > 0
+            }
+        }
+        store(c0a, result + 0 * vectorWidth)
+        store(c0b, result + 1 * vectorWidth)
+        store(c1a, result + 2 * vectorWidth)
+        store(c1b, result + 3 * vectorWidth)
+        store(c2a, result + 4 * vectorWidth)
+        store(c2b, result + 5 * vectorWidth)
+        store(c3a, result + 6 * vectorWidth)
+        store(c3b, result + 7 * vectorWidth)
+        store(c4a, result + 8 * vectorWidth)
+        store(c4b, result + 9 * vectorWidth)
+        store(c5a, result + 10 * vectorWidth)
+        store(c5b, result + 11 * vectorWidth)
+        store(c6a, result + 12 * vectorWidth)
+        store(c6b, result + 13 * vectorWidth)
+        store(c7a, result + 14 * vectorWidth)
+        store(c7b, result + 15 * vectorWidth)
+    }
+
+    /// 14 pixels × 16 output channels, for output blocks of at most 16 channels.
+    @inline(never)
+    func tile14x1(
+        _ product: BandProduct, _ first: UnsafePointer<Float>, _ weights: UnsafePointer<Float>,
+        _ result: UnsafeMutablePointer<Float>
+    ) {
+        var c0a = Vector.zero
+        var c1a = Vector.zero
+        var c2a = Vector.zero
+        var c3a = Vector.zero
+        var c4a = Vector.zero
+        var c5a = Vector.zero
+        var c6a = Vector.zero
+        var c7a = Vector.zero
+        var c8a = Vector.zero
+        var c9a = Vector.zero
+        var c10a = Vector.zero
+        var c11a = Vector.zero
+        var c12a = Vector.zero
+        var c13a = Vector.zero
+        var w = weights
+        var remaining = product.outerCount * product.innerCount
+        for outer in 0..<product.outerCount {
+            var block = first + outer * product.outerStride
+            for _ in 0..<product.innerCount {
+                remaining -= 1
+                var quads = remaining == 0 ? product.lastQuads : 4
+                var a = block
+                block += product.innerStride
+                repeat {
+                    do {
+                        let wa = load(w + 0 + 0 * vectorWidth)
+                        let x0 = Vector(repeating: a[0])
+                        c0a = multiplyAdd(c0a, x0, wa)
+                        let x1 = Vector(repeating: a[16])
+                        c1a = multiplyAdd(c1a, x1, wa)
+                        let x2 = Vector(repeating: a[32])
+                        c2a = multiplyAdd(c2a, x2, wa)
+                        let x3 = Vector(repeating: a[48])
+                        c3a = multiplyAdd(c3a, x3, wa)
+                        let x4 = Vector(repeating: a[64])
+                        c4a = multiplyAdd(c4a, x4, wa)
+                        let x5 = Vector(repeating: a[80])
+                        c5a = multiplyAdd(c5a, x5, wa)
+                        let x6 = Vector(repeating: a[96])
+                        c6a = multiplyAdd(c6a, x6, wa)
+                        let x7 = Vector(repeating: a[112])
+                        c7a = multiplyAdd(c7a, x7, wa)
+                        let x8 = Vector(repeating: a[128])
+                        c8a = multiplyAdd(c8a, x8, wa)
+                        let x9 = Vector(repeating: a[144])
+                        c9a = multiplyAdd(c9a, x9, wa)
+                        let x10 = Vector(repeating: a[160])
+                        c10a = multiplyAdd(c10a, x10, wa)
+                        let x11 = Vector(repeating: a[176])
+                        c11a = multiplyAdd(c11a, x11, wa)
+                        let x12 = Vector(repeating: a[192])
+                        c12a = multiplyAdd(c12a, x12, wa)
+                        let x13 = Vector(repeating: a[208])
+                        c13a = multiplyAdd(c13a, x13, wa)
+                    }
+                    do {
+                        let wa = load(w + 32 + 0 * vectorWidth)
+                        let x0 = Vector(repeating: a[1])
+                        c0a = multiplyAdd(c0a, x0, wa)
+                        let x1 = Vector(repeating: a[17])
+                        c1a = multiplyAdd(c1a, x1, wa)
+                        let x2 = Vector(repeating: a[33])
+                        c2a = multiplyAdd(c2a, x2, wa)
+                        let x3 = Vector(repeating: a[49])
+                        c3a = multiplyAdd(c3a, x3, wa)
+                        let x4 = Vector(repeating: a[65])
+                        c4a = multiplyAdd(c4a, x4, wa)
+                        let x5 = Vector(repeating: a[81])
+                        c5a = multiplyAdd(c5a, x5, wa)
+                        let x6 = Vector(repeating: a[97])
+                        c6a = multiplyAdd(c6a, x6, wa)
+                        let x7 = Vector(repeating: a[113])
+                        c7a = multiplyAdd(c7a, x7, wa)
+                        let x8 = Vector(repeating: a[129])
+                        c8a = multiplyAdd(c8a, x8, wa)
+                        let x9 = Vector(repeating: a[145])
+                        c9a = multiplyAdd(c9a, x9, wa)
+                        let x10 = Vector(repeating: a[161])
+                        c10a = multiplyAdd(c10a, x10, wa)
+                        let x11 = Vector(repeating: a[177])
+                        c11a = multiplyAdd(c11a, x11, wa)
+                        let x12 = Vector(repeating: a[193])
+                        c12a = multiplyAdd(c12a, x12, wa)
+                        let x13 = Vector(repeating: a[209])
+                        c13a = multiplyAdd(c13a, x13, wa)
+                    }
+                    do {
+                        let wa = load(w + 64 + 0 * vectorWidth)
+                        let x0 = Vector(repeating: a[2])
+                        c0a = multiplyAdd(c0a, x0, wa)
+                        let x1 = Vector(repeating: a[18])
+                        c1a = multiplyAdd(c1a, x1, wa)
+                        let x2 = Vector(repeating: a[34])
+                        c2a = multiplyAdd(c2a, x2, wa)
+                        let x3 = Vector(repeating: a[50])
+                        c3a = multiplyAdd(c3a, x3, wa)
+                        let x4 = Vector(repeating: a[66])
+                        c4a = multiplyAdd(c4a, x4, wa)
+                        let x5 = Vector(repeating: a[82])
+                        c5a = multiplyAdd(c5a, x5, wa)
+                        let x6 = Vector(repeating: a[98])
+                        c6a = multiplyAdd(c6a, x6, wa)
+                        let x7 = Vector(repeating: a[114])
+                        c7a = multiplyAdd(c7a, x7, wa)
+                        let x8 = Vector(repeating: a[130])
+                        c8a = multiplyAdd(c8a, x8, wa)
+                        let x9 = Vector(repeating: a[146])
+                        c9a = multiplyAdd(c9a, x9, wa)
+                        let x10 = Vector(repeating: a[162])
+                        c10a = multiplyAdd(c10a, x10, wa)
+                        let x11 = Vector(repeating: a[178])
+                        c11a = multiplyAdd(c11a, x11, wa)
+                        let x12 = Vector(repeating: a[194])
+                        c12a = multiplyAdd(c12a, x12, wa)
+                        let x13 = Vector(repeating: a[210])
+                        c13a = multiplyAdd(c13a, x13, wa)
+                    }
+                    do {
+                        let wa = load(w + 96 + 0 * vectorWidth)
+                        let x0 = Vector(repeating: a[3])
+                        c0a = multiplyAdd(c0a, x0, wa)
+                        let x1 = Vector(repeating: a[19])
+                        c1a = multiplyAdd(c1a, x1, wa)
+                        let x2 = Vector(repeating: a[35])
+                        c2a = multiplyAdd(c2a, x2, wa)
+                        let x3 = Vector(repeating: a[51])
+                        c3a = multiplyAdd(c3a, x3, wa)
+                        let x4 = Vector(repeating: a[67])
+                        c4a = multiplyAdd(c4a, x4, wa)
+                        let x5 = Vector(repeating: a[83])
+                        c5a = multiplyAdd(c5a, x5, wa)
+                        let x6 = Vector(repeating: a[99])
+                        c6a = multiplyAdd(c6a, x6, wa)
+                        let x7 = Vector(repeating: a[115])
+                        c7a = multiplyAdd(c7a, x7, wa)
+                        let x8 = Vector(repeating: a[131])
+                        c8a = multiplyAdd(c8a, x8, wa)
+                        let x9 = Vector(repeating: a[147])
+                        c9a = multiplyAdd(c9a, x9, wa)
+                        let x10 = Vector(repeating: a[163])
+                        c10a = multiplyAdd(c10a, x10, wa)
+                        let x11 = Vector(repeating: a[179])
+                        c11a = multiplyAdd(c11a, x11, wa)
+                        let x12 = Vector(repeating: a[195])
+                        c12a = multiplyAdd(c12a, x12, wa)
+                        let x13 = Vector(repeating: a[211])
+                        c13a = multiplyAdd(c13a, x13, wa)
+                    }
+                    a += 4
+                    w += 128
+                    quads -= 1
+                } while quads > 0
+            }
+        }
+        store(c0a, result + 0 * vectorWidth)
+        store(c1a, result + 2 * vectorWidth)
+        store(c2a, result + 4 * vectorWidth)
+        store(c3a, result + 6 * vectorWidth)
+        store(c4a, result + 8 * vectorWidth)
+        store(c5a, result + 10 * vectorWidth)
+        store(c6a, result + 12 * vectorWidth)
+        store(c7a, result + 14 * vectorWidth)
+        store(c8a, result + 16 * vectorWidth)
+        store(c9a, result + 18 * vectorWidth)
+        store(c10a, result + 20 * vectorWidth)
+        store(c11a, result + 22 * vectorWidth)
+        store(c12a, result + 24 * vectorWidth)
+        store(c13a, result + 26 * vectorWidth)
+    }
+
+    /// 8 input × 32 output channels of a weight gradient.
+    @inline(never)
+    func outerProduct8x2(
+        _ product: OuterProduct, _ x: UnsafePointer<Float>, _ d0: UnsafePointer<Float>, _ d1: UnsafePointer<Float>,
+        _ result: UnsafeMutablePointer<Float>
+    ) {
+        var c0a = Vector.zero, c0b = Vector.zero
+        var c1a = Vector.zero, c1b = Vector.zero
+        var c2a = Vector.zero, c2b = Vector.zero
+        var c3a = Vector.zero, c3b = Vector.zero
+        var c4a = Vector.zero, c4b = Vector.zero
+        var c5a = Vector.zero, c5b = Vector.zero
+        var c6a = Vector.zero, c6b = Vector.zero
+        var c7a = Vector.zero, c7b = Vector.zero
+        for row in 0..<product.rowCount {
+            var a = x + row * product.inputRowStride
+            var left = d0 + row * product.gradientRowStride
+            var right = d1 + row * product.gradientRowStride
+            for _ in 0..<product.columnCount {
+                let wa = load(left)
+                let wb = load(right)
+                let x0 = Vector(repeating: a[0])
+                c0a = multiplyAdd(c0a, x0, wa)
+                c0b = multiplyAdd(c0b, x0, wb)
+                let x1 = Vector(repeating: a[1])
+                c1a = multiplyAdd(c1a, x1, wa)
+                c1b = multiplyAdd(c1b, x1, wb)
+                let x2 = Vector(repeating: a[2])
+                c2a = multiplyAdd(c2a, x2, wa)
+                c2b = multiplyAdd(c2b, x2, wb)
+                let x3 = Vector(repeating: a[3])
+                c3a = multiplyAdd(c3a, x3, wa)
+                c3b = multiplyAdd(c3b, x3, wb)
+                let x4 = Vector(repeating: a[4])
+                c4a = multiplyAdd(c4a, x4, wa)
+                c4b = multiplyAdd(c4b, x4, wb)
+                let x5 = Vector(repeating: a[5])
+                c5a = multiplyAdd(c5a, x5, wa)
+                c5b = multiplyAdd(c5b, x5, wb)
+                let x6 = Vector(repeating: a[6])
+                c6a = multiplyAdd(c6a, x6, wa)
+                c6b = multiplyAdd(c6b, x6, wb)
+                let x7 = Vector(repeating: a[7])
+                c7a = multiplyAdd(c7a, x7, wa)
+                c7b = multiplyAdd(c7b, x7, wb)
+                a += product.inputStep
+                left += 16
+                right += 16
+            }
+        }
+        if product.accumulates {
+            c0a += load(result + 0 + 0 * vectorWidth)
+            c0b += load(result + 0 + 1 * vectorWidth)
+            c1a += load(result + 32 + 0 * vectorWidth)
+            c1b += load(result + 32 + 1 * vectorWidth)
+            c2a += load(result + 64 + 0 * vectorWidth)
+            c2b += load(result + 64 + 1 * vectorWidth)
+            c3a += load(result + 96 + 0 * vectorWidth)
+            c3b += load(result + 96 + 1 * vectorWidth)
+            c4a += load(result + 128 + 0 * vectorWidth)
+            c4b += load(result + 128 + 1 * vectorWidth)
+            c5a += load(result + 160 + 0 * vectorWidth)
+            c5b += load(result + 160 + 1 * vectorWidth)
+            c6a += load(result + 192 + 0 * vectorWidth)
+            c6b += load(result + 192 + 1 * vectorWidth)
+            c7a += load(result + 224 + 0 * vectorWidth)
+            c7b += load(result + 224 + 1 * vectorWidth)
+        }
+        store(c0a, result + 0 + 0 * vectorWidth)
+        store(c0b, result + 0 + 1 * vectorWidth)
+        store(c1a, result + 32 + 0 * vectorWidth)
+        store(c1b, result + 32 + 1 * vectorWidth)
+        store(c2a, result + 64 + 0 * vectorWidth)
+        store(c2b, result + 64 + 1 * vectorWidth)
+        store(c3a, result + 96 + 0 * vectorWidth)
+        store(c3b, result + 96 + 1 * vectorWidth)
+        store(c4a, result + 128 + 0 * vectorWidth)
+        store(c4b, result + 128 + 1 * vectorWidth)
+        store(c5a, result + 160 + 0 * vectorWidth)
+        store(c5b, result + 160 + 1 * vectorWidth)
+        store(c6a, result + 192 + 0 * vectorWidth)
+        store(c6b, result + 192 + 1 * vectorWidth)
+        store(c7a, result + 224 + 0 * vectorWidth)
+        store(c7b, result + 224 + 1 * vectorWidth)
+    }
+
+    /// 8 input × 16 output channels of a weight gradient.
+    @inline(never)
+    func outerProduct8x1(
+        _ product: OuterProduct, _ x: UnsafePointer<Float>, _ d0: UnsafePointer<Float>, _ d1: UnsafePointer<Float>,
+        _ result: UnsafeMutablePointer<Float>
+    ) {
+        var c0a = Vector.zero
+        var c1a = Vector.zero
+        var c2a = Vector.zero
+        var c3a = Vector.zero
+        var c4a = Vector.zero
+        var c5a = Vector.zero
+        var c6a = Vector.zero
+        var c7a = Vector.zero
+        for row in 0..<product.rowCount {
+            var a = x + row * product.inputRowStride
+            var left = d0 + row * product.gradientRowStride
+            for _ in 0..<product.columnCount {
+                let wa = load(left)
+                let x0 = Vector(repeating: a[0])
+                c0a = multiplyAdd(c0a, x0, wa)
+                let x1 = Vector(repeating: a[1])
+                c1a = multiplyAdd(c1a, x1, wa)
+                let x2 = Vector(repeating: a[2])
+                c2a = multiplyAdd(c2a, x2, wa)
+                let x3 = Vector(repeating: a[3])
+                c3a = multiplyAdd(c3a, x3, wa)
+                let x4 = Vector(repeating: a[4])
+                c4a = multiplyAdd(c4a, x4, wa)
+                let x5 = Vector(repeating: a[5])
+                c5a = multiplyAdd(c5a, x5, wa)
+                let x6 = Vector(repeating: a[6])
+                c6a = multiplyAdd(c6a, x6, wa)
+                let x7 = Vector(repeating: a[7])
+                c7a = multiplyAdd(c7a, x7, wa)
+                a += product.inputStep
+                left += 16
+            }
+        }
+        if product.accumulates {
+            c0a += load(result + 0 + 0 * vectorWidth)
+            c1a += load(result + 32 + 0 * vectorWidth)
+            c2a += load(result + 64 + 0 * vectorWidth)
+            c3a += load(result + 96 + 0 * vectorWidth)
+            c4a += load(result + 128 + 0 * vectorWidth)
+            c5a += load(result + 160 + 0 * vectorWidth)
+            c6a += load(result + 192 + 0 * vectorWidth)
+            c7a += load(result + 224 + 0 * vectorWidth)
+        }
+        store(c0a, result + 0 + 0 * vectorWidth)
+        store(c1a, result + 32 + 0 * vectorWidth)
+        store(c2a, result + 64 + 0 * vectorWidth)
+        store(c3a, result + 96 + 0 * vectorWidth)
+        store(c4a, result + 128 + 0 * vectorWidth)
+        store(c5a, result + 160 + 0 * vectorWidth)
+        store(c6a, result + 192 + 0 * vectorWidth)
+        store(c7a, result + 224 + 0 * vectorWidth)
+    }
+#else
+    /// 6 pixels × two vectors of output channels: 12 accumulators of 16 registers.
+    @inline(never)
+    func tile6x2(
+        _ product: BandProduct, _ first: UnsafePointer<Float>, _ weights: UnsafePointer<Float>,
+        _ result: UnsafeMutablePointer<Float>
+    ) {
+        var c0a = Vector.zero, c0b = Vector.zero
+        var c1a = Vector.zero, c1b = Vector.zero
+        var c2a = Vector.zero, c2b = Vector.zero
+        var c3a = Vector.zero, c3b = Vector.zero
+        var c4a = Vector.zero, c4b = Vector.zero
+        var c5a = Vector.zero, c5b = Vector.zero
+        var w = weights
+        var remaining = product.outerCount * product.innerCount
+        for outer in 0..<product.outerCount {
+            var block = first + outer * product.outerStride
+            for _ in 0..<product.innerCount {
+                remaining -= 1
+                var quads = remaining == 0 ? product.lastQuads : 4
+                var a = block
+                block += product.innerStride
+                repeat {
+                    do {
+                        let wa = load(w + 0 + 0 * vectorWidth)
+                        let wb = load(w + 0 + 1 * vectorWidth)
+                        let x0 = Vector(repeating: a[0])
+                        c0a = multiplyAdd(c0a, x0, wa)
+                        c0b = multiplyAdd(c0b, x0, wb)
+                        let x1 = Vector(repeating: a[16])
+                        c1a = multiplyAdd(c1a, x1, wa)
+                        c1b = multiplyAdd(c1b, x1, wb)
+                        let x2 = Vector(repeating: a[32])
+                        c2a = multiplyAdd(c2a, x2, wa)
+                        c2b = multiplyAdd(c2b, x2, wb)
+                        let x3 = Vector(repeating: a[48])
+                        c3a = multiplyAdd(c3a, x3, wa)
+                        c3b = multiplyAdd(c3b, x3, wb)
+                        let x4 = Vector(repeating: a[64])
+                        c4a = multiplyAdd(c4a, x4, wa)
+                        c4b = multiplyAdd(c4b, x4, wb)
+                        let x5 = Vector(repeating: a[80])
+                        c5a = multiplyAdd(c5a, x5, wa)
+                        c5b = multiplyAdd(c5b, x5, wb)
+                    }
+                    do {
+                        let wa = load(w + 32 + 0 * vectorWidth)
+                        let wb = load(w + 32 + 1 * vectorWidth)
+                        let x0 = Vector(repeating: a[1])
+                        c0a = multiplyAdd(c0a, x0, wa)
+                        c0b = multiplyAdd(c0b, x0, wb)
+                        let x1 = Vector(repeating: a[17])
+                        c1a = multiplyAdd(c1a, x1, wa)
+                        c1b = multiplyAdd(c1b, x1, wb)
+                        let x2 = Vector(repeating: a[33])
+                        c2a = multiplyAdd(c2a, x2, wa)
+                        c2b = multiplyAdd(c2b, x2, wb)
+                        let x3 = Vector(repeating: a[49])
+                        c3a = multiplyAdd(c3a, x3, wa)
+                        c3b = multiplyAdd(c3b, x3, wb)
+                        let x4 = Vector(repeating: a[65])
+                        c4a = multiplyAdd(c4a, x4, wa)
+                        c4b = multiplyAdd(c4b, x4, wb)
+                        let x5 = Vector(repeating: a[81])
+                        c5a = multiplyAdd(c5a, x5, wa)
+                        c5b = multiplyAdd(c5b, x5, wb)
+                    }
+                    do {
+                        let wa = load(w + 64 + 0 * vectorWidth)
+                        let wb = load(w + 64 + 1 * vectorWidth)
+                        let x0 = Vector(repeating: a[2])
+                        c0a = multiplyAdd(c0a, x0, wa)
+                        c0b = multiplyAdd(c0b, x0, wb)
+                        let x1 = Vector(repeating: a[18])
+                        c1a = multiplyAdd(c1a, x1, wa)
+                        c1b = multiplyAdd(c1b, x1, wb)
+                        let x2 = Vector(repeating: a[34])
+                        c2a = multiplyAdd(c2a, x2, wa)
+                        c2b = multiplyAdd(c2b, x2, wb)
+                        let x3 = Vector(repeating: a[50])
+                        c3a = multiplyAdd(c3a, x3, wa)
+                        c3b = multiplyAdd(c3b, x3, wb)
+                        let x4 = Vector(repeating: a[66])
+                        c4a = multiplyAdd(c4a, x4, wa)
+                        c4b = multiplyAdd(c4b, x4, wb)
+                        let x5 = Vector(repeating: a[82])
+                        c5a = multiplyAdd(c5a, x5, wa)
+                        c5b = multiplyAdd(c5b, x5, wb)
+                    }
+                    do {
+                        let wa = load(w + 96 + 0 * vectorWidth)
+                        let wb = load(w + 96 + 1 * vectorWidth)
+                        let x0 = Vector(repeating: a[3])
+                        c0a = multiplyAdd(c0a, x0, wa)
+                        c0b = multiplyAdd(c0b, x0, wb)
+                        let x1 = Vector(repeating: a[19])
+                        c1a = multiplyAdd(c1a, x1, wa)
+                        c1b = multiplyAdd(c1b, x1, wb)
+                        let x2 = Vector(repeating: a[35])
+                        c2a = multiplyAdd(c2a, x2, wa)
+                        c2b = multiplyAdd(c2b, x2, wb)
+                        let x3 = Vector(repeating: a[51])
+                        c3a = multiplyAdd(c3a, x3, wa)
+                        c3b = multiplyAdd(c3b, x3, wb)
+                        let x4 = Vector(repeating: a[67])
+                        c4a = multiplyAdd(c4a, x4, wa)
+                        c4b = multiplyAdd(c4b, x4, wb)
+                        let x5 = Vector(repeating: a[83])
+                        c5a = multiplyAdd(c5a, x5, wa)
+                        c5b = multiplyAdd(c5b, x5, wb)
+                    }
+                    a += 4
+                    w += 128
+                    quads -= 1
+                } while quads > 0
+            }
+        }
+        store(c0a, result + 0 * vectorWidth)
+        store(c0b, result + 1 * vectorWidth)
+        store(c1a, result + 2 * vectorWidth)
+        store(c1b, result + 3 * vectorWidth)
+        store(c2a, result + 4 * vectorWidth)
+        store(c2b, result + 5 * vectorWidth)
+        store(c3a, result + 6 * vectorWidth)
+        store(c3b, result + 7 * vectorWidth)
+        store(c4a, result + 8 * vectorWidth)
+        store(c4b, result + 9 * vectorWidth)
+        store(c5a, result + 10 * vectorWidth)
+        store(c5b, result + 11 * vectorWidth)
+    }
+
+    /// 4 input channels × two vectors of output channels of a weight gradient.
+    @inline(never)
+    func outerProduct4x2(
+        _ product: OuterProduct, _ x: UnsafePointer<Float>, _ d0: UnsafePointer<Float>, _ d1: UnsafePointer<Float>,
+        _ result: UnsafeMutablePointer<Float>
+    ) {
+        var c0a = Vector.zero, c0b = Vector.zero
+        var c1a = Vector.zero, c1b = Vector.zero
+        var c2a = Vector.zero, c2b = Vector.zero
+        var c3a = Vector.zero, c3b = Vector.zero
+        for row in 0..<product.rowCount {
+            var a = x + row * product.inputRowStride
+            var left = d0 + row * product.gradientRowStride
+            var right = d1 + row * product.gradientRowStride
+            for _ in 0..<product.columnCount {
+                let wa = load(left)
+                let wb = load(right)
+                let x0 = Vector(repeating: a[0])
+                c0a = multiplyAdd(c0a, x0, wa)
+                c0b = multiplyAdd(c0b, x0, wb)
+                let x1 = Vector(repeating: a[1])
+                c1a = multiplyAdd(c1a, x1, wa)
+                c1b = multiplyAdd(c1b, x1, wb)
+                let x2 = Vector(repeating: a[2])
+                c2a = multiplyAdd(c2a, x2, wa)
+                c2b = multiplyAdd(c2b, x2, wb)
+                let x3 = Vector(repeating: a[3])
+                c3a = multiplyAdd(c3a, x3, wa)
+                c3b = multiplyAdd(c3b, x3, wb)
+                a += product.inputStep
+                left += 16
+                right += 16
+            }
+        }
+        if product.accumulates {
+            c0a += load(result + 0 + 0 * vectorWidth)
+            c0b += load(result + 0 + 1 * vectorWidth)
+            c1a += load(result + 32 + 0 * vectorWidth)
+            c1b += load(result + 32 + 1 * vectorWidth)
+            c2a += load(result + 64 + 0 * vectorWidth)
+            c2b += load(result + 64 + 1 * vectorWidth)
+            c3a += load(result + 96 + 0 * vectorWidth)
+            c3b += load(result + 96 + 1 * vectorWidth)
+        }
+        store(c0a, result + 0 + 0 * vectorWidth)
+        store(c0b, result + 0 + 1 * vectorWidth)
+        store(c1a, result + 32 + 0 * vectorWidth)
+        store(c1b, result + 32 + 1 * vectorWidth)
+        store(c2a, result + 64 + 0 * vectorWidth)
+        store(c2b, result + 64 + 1 * vectorWidth)
+        store(c3a, result + 96 + 0 * vectorWidth)
+        store(c3b, result + 96 + 1 * vectorWidth)
+    }
+#endif
+
+// MARK: - Convolution
+
+/// A band of pixels times one output block, tile by tile; see ``BandProduct``.
+@inline(never)
+func bandProduct(_ product: BandProduct) {
+    let count = product.pixelCount
+    let tile = product.tile
+    #if GRAFT_AVX512
+        var pixel = 0
+        while pixel < count {
+            let rows: Int
+            let first = product.a + pixel * 16
+            if product.blockCount == 1 {
+                rows = 14
+                tile14x1(product, first, product.weights, tile)
+            } else if count - pixel <= 8 {
+                rows = 8
+                tile8x2(product, first, product.weights, tile)
+            } else {
+                rows = 14
+                tile14x2(product, first, product.weights, tile)
+            }
+            storeTile(product.epilogue, tile, pixel, min(rows, count - pixel), 0, product.blockCount)
+            pixel += rows
+        }
+    #else
+        // One pass over the band per pair of vectors: their share of the weights stays in the first-level cache.
+        for lane in stride(from: 0, to: product.blockCount * 16, by: 2 * vectorWidth) {
+            var pixel = 0
+            while pixel < count {
+                tile6x2(product, product.a + pixel * 16, product.weights + lane, tile)
+                storeTile(product.epilogue, tile, pixel, min(6, count - pixel), lane, 2)
+                pixel += 6
+            }
+        }
+    #endif
+}
+
+/// Applies the epilogue to a tile `[row][2 vectors]` whose first lane is `lane` of the output block.
+@inline(__always)
+private func storeTile(
+    _ epilogue: BandEpilogue, _ tile: UnsafeMutablePointer<Float>, _ pixel: Int, _ rows: Int, _ lane: Int,
+    _ vectors: Int
+) {
+    for vector in 0..<vectors {
+        let channel = lane + vector * vectorWidth
+        let start = (channel / 16) * epilogue.blockStride + channel % 16
+        let output = epilogue.output + start
+        var bias = Vector.zero
+        if let values = epilogue.bias { bias = load(values + channel) }
+        for row in 0..<rows {
+            var place = (pixel + row) * 16
+            if let offsets = epilogue.pixelOffsets { place = Int(offsets[pixel + row]) * 16 }
+            var value = load(tile + (row * 2 + vector) * vectorWidth) + bias
+            if let residual = epilogue.residual { value += load(residual + start + place) }
+            if epilogue.relu { value.replace(with: Vector.zero, where: value .< Vector.zero) }
+            store(value, output + place)
+        }
+    }
+}
+
+/// Calls `body(first source row of the image, source row of tap row 0, grid column, columns, pixel in the band)` for each
+/// piece of a grid row in the band.
+@inline(__always)
+private func forEachSegment(
+    _ gather: Gather, _ first: Int, _ count: Int, _ body: (Int, Int, Int, Int, Int) -> Void
+) {
+    var done = 0
+    var column = first % gather.gridWidth
+    let line = first / gather.gridWidth
+    var row = line % gather.gridHeight
+    var image = line / gather.gridHeight
+    while done < count {
+        let length = min(gather.gridWidth - column, count - done)
+        body(image * gather.sourceHeight, row * gather.strideHeight, column, length, done)
+        done += length
+        column = 0
+        row += 1
+        if row == gather.gridHeight {
+            row = 0
+            image += 1
+        }
+    }
+}
+
+/// The part of `length` grid columns from `column` on whose source column exists: offsets from the piece's start.
+@inline(__always)
+private func validColumns(_ gather: Gather, _ column: Int, _ length: Int, _ tapColumn: Int) -> (Int, Int) {
+    let start = column * gather.strideWidth + tapColumn
+    let low = start >= 0 ? 0 : (-start + gather.strideWidth - 1) / gather.strideWidth
+    let room = gather.sourceWidth - 1 - start
+    let high = min(room < 0 ? 0 : room / gather.strideWidth + 1, length)
+    return (min(low, high), high)
+}
+
+@inline(never)
+func gather(_ gather: Gather, _ first: Int, _ count: Int) {
+    let step = gather.strideWidth * 16
+    forEachSegment(gather, first, count) { imageRow, row, column, length, done in
+        for tap in 0..<gather.tapCount {
+            let sourceRow = row + Int(gather.tapRows[tap])
+            let tapColumn = Int(gather.tapColumns[tap])
+            var (low, high) = validColumns(gather, column, length, tapColumn)
+            if sourceRow < 0 || sourceRow >= gather.sourceHeight {
+                low = 0
+                high = 0
+            }
+            let offset =
+                ((imageRow + sourceRow) * gather.sourceWidth + (column + low) * gather.strideWidth + tapColumn) * 16
+            for block in 0..<gather.blockCount {
+                var target = gather.target + ((tap * gather.blockCount + block) * gather.capacity + done) * 16
+                for _ in 0..<low {
+                    storeBlock(Block.zero, target)
+                    target += 16
+                }
+                if high > low {
+                    var source = gather.source + (block * gather.blockStride + offset)
+                    for _ in low..<high {
+                        storeBlock(loadBlock(source), target)
+                        source += step
+                        target += 16
+                    }
+                }
+                for _ in high..<length {
+                    storeBlock(Block.zero, target)
+                    target += 16
+                }
+            }
+        }
+    }
+}
+
+/// Taps and channels in one dense reduction, for images of few channels: 147 terms instead of 49 · 16.
+@inline(never)
+func gatherDense(_ gather: Gather, _ first: Int, _ count: Int) {
+    let channels = gather.channels
+    let blocks = (gather.tapCount * channels + 15) / 16
+    let lineLength = blocks * 16 + 16
+    forEachSegment(gather, first, count) { imageRow, row, column, length, done in
+        for tap in 0..<gather.tapCount {
+            let sourceRow = row + Int(gather.tapRows[tap])
+            let tapColumn = Int(gather.tapColumns[tap])
+            var (low, high) = validColumns(gather, column, length, tapColumn)
+            if sourceRow < 0 || sourceRow >= gather.sourceHeight {
+                low = 0
+                high = 0
+            }
+            // Taps are written in order, so that the next tap overwrites what spills over the channels.
+            var line = gather.lines + (done * lineLength + tap * channels)
+            for _ in 0..<low {
+                storeLanes(SIMD8<Float>.zero, channels, line)
+                line += lineLength
+            }
+            if high > low {
+                let place =
+                    (imageRow + sourceRow) * gather.sourceWidth + (column + low) * gather.strideWidth + tapColumn
+                var source = gather.source + place * 16
+                for _ in low..<high {
+                    storeLanes(UnsafeRawPointer(source).load(as: SIMD8<Float>.self), channels, line)
+                    source += gather.strideWidth * 16
+                    line += lineLength
+                }
+            }
+            for _ in high..<length {
+                storeLanes(SIMD8<Float>.zero, channels, line)
+                line += lineLength
+            }
+        }
+    }
+    for pixel in 0..<count {
+        let line = gather.lines + pixel * lineLength
+        for lane in gather.tapCount * channels..<blocks * 16 { line[lane] = 0 }
+        for block in 0..<blocks {
+            storeBlock(
+                UnsafeRawPointer(line + block * 16).loadUnaligned(as: Block.self),
+                gather.target + (block * gather.capacity + pixel) * 16)
+        }
+    }
+}
+
+/// Writes 4 or 8 floats, of which `channels` count.
+@inline(__always)
+private func storeLanes(_ value: SIMD8<Float>, _ channels: Int, _ target: UnsafeMutablePointer<Float>) {
+    if channels <= 4 {
+        UnsafeMutableRawPointer(target).storeBytes(of: value.lowHalf, as: SIMD4<Float>.self)
+    } else {
+        UnsafeMutableRawPointer(target).storeBytes(of: value, as: SIMD8<Float>.self)
+    }
+}
+
+/// One rectangle's contribution to 16 × 32 weights; see ``OuterProduct``.
+@inline(never)
+func outerProduct(
+    _ product: OuterProduct, _ x: UnsafePointer<Float>, _ first: UnsafePointer<Float>,
+    _ second: UnsafePointer<Float>?, _ result: UnsafeMutablePointer<Float>
+) {
+    #if GRAFT_AVX512
+        for channel in stride(from: 0, to: product.inputChannels, by: 8) {
+            if let second {
+                outerProduct8x2(product, x + channel, first, second, result + channel * 32)
+            } else {
+                outerProduct8x1(product, x + channel, first, first, result + channel * 32)
+            }
+        }
+    #else
+        for channel in stride(from: 0, to: product.inputChannels, by: 4) {
+            for lane in stride(from: 0, to: second == nil ? 16 : 32, by: 2 * vectorWidth) {
+                var gradient = first + lane % 16
+                if lane >= 16, let second { gradient = second + lane % 16 }
+                outerProduct4x2(
+                    product, x + channel, gradient, gradient + vectorWidth, result + (channel * 32 + lane))
+            }
+        }
+    #endif
+}
+
+@inline(never)
+func transpose16(
+    _ source: UnsafePointer<Float>, _ sourceStride: Int, _ target: UnsafeMutablePointer<Float>, _ targetStride: Int
+) {
+    for row in 0..<16 {
+        for column in 0..<16 { target[row * targetStride + column] = source[column * sourceStride + row] }
+    }
+}
+
+@inline(never)
+func sumPartials(
+    _ sources: UnsafePointer<Float>, _ partialStride: Int, _ count: Int, _ target: UnsafeMutablePointer<Float>,
+    _ vectors: Int
+) {
+    for vector in 0..<vectors {
+        var sum = Block.zero
+        for partial in 0..<count { sum += loadBlock(sources + (partial * partialStride + vector * 16)) }
+        storeBlock(sum, target + vector * 16)
+    }
+}
+
+// MARK: - Normalization
+
+/// Mean and sum of squared deviations of each lane, in two passes over a range that fits the first-level cache.
+@inline(never)
+func moments(
+    _ x: UnsafePointer<Float>, _ vectors: Int, _ mean: UnsafeMutablePointer<Float>,
+    _ squares: UnsafeMutablePointer<Float>
+) {
+    let center = laneSums(x, vectors) / Block(repeating: Float(vectors))
+    var s0 = Block.zero, s1 = Block.zero, s2 = Block.zero, s3 = Block.zero
+    var index = 0
+    while index + 4 <= vectors {
+        let p = x + index * 16
+        let d0 = loadBlock(p) - center
+        let d1 = loadBlock(p + 16) - center
+        let d2 = loadBlock(p + 32) - center
+        let d3 = loadBlock(p + 48) - center
+        s0 = multiplyAdd(s0, d0, d0)
+        s1 = multiplyAdd(s1, d1, d1)
+        s2 = multiplyAdd(s2, d2, d2)
+        s3 = multiplyAdd(s3, d3, d3)
+        index += 4
+    }
+    while index < vectors {
+        let d = loadBlock(x + index * 16) - center
+        s0 = multiplyAdd(s0, d, d)
+        index += 1
+    }
+    storeBlock(center, mean)
+    storeBlock((s0 + s1) + (s2 + s3), squares)
+}
+
+@inline(__always)
+func laneSums(_ x: UnsafePointer<Float>, _ vectors: Int) -> Block {
+    var s0 = Block.zero, s1 = Block.zero, s2 = Block.zero, s3 = Block.zero
+    var index = 0
+    while index + 4 <= vectors {
+        let p = x + index * 16
+        s0 += loadBlock(p)
+        s1 += loadBlock(p + 16)
+        s2 += loadBlock(p + 32)
+        s3 += loadBlock(p + 48)
+        index += 4
+    }
+    while index < vectors {
+        s0 += loadBlock(x + index * 16)
+        index += 1
+    }
+    return (s0 + s1) + (s2 + s3)
+}
+
+@inline(never)
+func sumVectors(_ x: UnsafePointer<Float>, _ vectors: Int, _ sum: UnsafeMutablePointer<Float>) {
+    storeBlock(laneSums(x, vectors), sum)
+}
+
+@inline(never)
+func normalize(
+    _ x: UnsafePointer<Float>, _ mean: UnsafePointer<Float>, _ scale: UnsafePointer<Float>,
+    _ shift: UnsafePointer<Float>,
+    _ residual: UnsafePointer<Float>?, _ relu: Bool, _ y: UnsafeMutablePointer<Float>, _ vectors: Int
+) {
+    let center = loadBlock(mean)
+    let factor = loadBlock(scale)
+    let offset = loadBlock(shift)
+    if let residual {
+        for index in 0..<vectors {
+            var value = multiplyAdd(offset, loadBlock(x + index * 16) - center, factor)
+            value += loadBlock(residual + index * 16)
+            storeBlock(relu ? rectified(value) : value, y + index * 16)
+        }
+    } else if relu {
+        for index in 0..<vectors {
+            storeBlock(rectified(multiplyAdd(offset, loadBlock(x + index * 16) - center, factor)), y + index * 16)
+        }
+    } else {
+        for index in 0..<vectors {
+            storeBlock(multiplyAdd(offset, loadBlock(x + index * 16) - center, factor), y + index * 16)
+        }
+    }
+}
+
+@inline(never)
+func gradientSums(
+    _ x: UnsafePointer<Float>, _ dy: UnsafePointer<Float>, _ mean: UnsafePointer<Float>, _ vectors: Int,
+    _ sum: UnsafeMutablePointer<Float>, _ product: UnsafeMutablePointer<Float>
+) {
+    let center = loadBlock(mean)
+    var s0 = Block.zero, s1 = Block.zero, p0 = Block.zero, p1 = Block.zero
+    var index = 0
+    while index + 2 <= vectors {
+        let g0 = loadBlock(dy + index * 16)
+        let g1 = loadBlock(dy + index * 16 + 16)
+        s0 += g0
+        s1 += g1
+        p0 = multiplyAdd(p0, g0, loadBlock(x + index * 16) - center)
+        p1 = multiplyAdd(p1, g1, loadBlock(x + index * 16 + 16) - center)
+        index += 2
+    }
+    if index < vectors {
+        let g = loadBlock(dy + index * 16)
+        s0 += g
+        p0 = multiplyAdd(p0, g, loadBlock(x + index * 16) - center)
+    }
+    storeBlock(s0 + s1, sum)
+    storeBlock(p0 + p1, product)
+}
+
+@inline(never)
+func normalizationGradient(
+    _ x: UnsafePointer<Float>, _ dy: UnsafePointer<Float>, _ mean: UnsafePointer<Float>, _ scale: UnsafePointer<Float>,
+    _ meanGradient: UnsafePointer<Float>, _ slope: UnsafePointer<Float>, _ dx: UnsafeMutablePointer<Float>,
+    _ vectors: Int
+) {
+    let center = loadBlock(mean)
+    let factor = loadBlock(scale)
+    let level = loadBlock(meanGradient)
+    let incline = loadBlock(slope)
+    for index in 0..<vectors {
+        let deviation = loadBlock(x + index * 16) - center
+        let gradient = loadBlock(dy + index * 16) - level - deviation * incline
+        storeBlock(gradient * factor, dx + index * 16)
+    }
+}
+
+@inline(never)
+func scaleChannels(
+    _ dy: UnsafePointer<Float>, _ scale: UnsafePointer<Float>, _ dx: UnsafeMutablePointer<Float>, _ vectors: Int
+) {
+    let factor = loadBlock(scale)
+    for index in 0..<vectors { storeBlock(loadBlock(dy + index * 16) * factor, dx + index * 16) }
+}
+
+// MARK: - Elementwise
+
+@inline(never)
+func relu(_ x: UnsafePointer<Float>, _ y: UnsafeMutablePointer<Float>, _ vectors: Int) {
+    for index in 0..<vectors { storeBlock(rectified(loadBlock(x + index * 16)), y + index * 16) }
+}
+
+@inline(never)
+func reluGradient(
+    _ dy: UnsafePointer<Float>, _ y: UnsafePointer<Float>, _ dx: UnsafeMutablePointer<Float>, _ vectors: Int
+) {
+    for index in 0..<vectors {
+        let kept = loadBlock(y + index * 16) .> Block.zero
+        storeBlock(Block.zero.replacing(with: loadBlock(dy + index * 16), where: kept), dx + index * 16)
+    }
+}
+
+@inline(never)
+func add(
+    _ a: UnsafePointer<Float>, _ b: UnsafePointer<Float>, _ relu: Bool, _ y: UnsafeMutablePointer<Float>, _ vectors: Int
+) {
+    if relu {
+        for index in 0..<vectors {
+            storeBlock(rectified(loadBlock(a + index * 16) + loadBlock(b + index * 16)), y + index * 16)
+        }
+    } else {
+        for index in 0..<vectors {
+            storeBlock(loadBlock(a + index * 16) + loadBlock(b + index * 16), y + index * 16)
+        }
+    }
+}
+
+@inline(never)
+func copy(_ x: UnsafePointer<Float>, _ y: UnsafeMutablePointer<Float>, _ vectors: Int) {
+    for index in 0..<vectors { storeBlock(loadBlock(x + index * 16), y + index * 16) }
+}
+
+@inline(never)
+func zero(_ y: UnsafeMutablePointer<Float>, _ vectors: Int) {
+    for index in 0..<vectors { storeBlock(Block.zero, y + index * 16) }
+}
+
+/// The finalizer that every backend's dropout uses; see `DropoutMask.mix` in GraftGraph.
+@inline(__always)
+private func mixed(_ value: SIMD16<UInt32>) -> SIMD16<UInt32> {
+    var x = value
+    x = (x ^ (x &>> 16)) &* 0x7FEB_352D
+    x = (x ^ (x &>> 15)) &* 0x846C_A68B
+    return x ^ (x &>> 16)
+}
+
+@inline(never)
+func dropout(
+    _ x: UnsafePointer<Float>, _ y: UnsafeMutablePointer<Float>, _ pixels: Int, _ firstIndex: UInt32, _ key: UInt32,
+    _ threshold: UInt32, _ keepRate: Float
+) {
+    let lanes = SIMD16<UInt32>(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15)
+    var index = lanes &* UInt32(truncatingIfNeeded: pixels) &+ firstIndex
+    let keys = SIMD16<UInt32>(repeating: key)
+    let limit = SIMD16<UInt32>(repeating: threshold)
+    let rate = Block(repeating: keepRate)
+    for pixel in 0..<pixels {
+        let kept = mixed(keys ^ mixed(index)) .>= limit
+        storeBlock(Block.zero.replacing(with: loadBlock(x + pixel * 16) / rate, where: kept), y + pixel * 16)
+        index &+= 1
+    }
+}
+
+// MARK: - Pooling
+
+@inline(__always)
+private func loadIndices(_ pointer: UnsafePointer<Int32>) -> SIMD16<Int32> {
+    UnsafeRawPointer(pointer).load(as: SIMD16<Int32>.self)
+}
+
+/// ⌈a / b⌉ for b > 0 and any a, but never below zero.
+@inline(__always)
+private func ceilingQuotient(_ a: Int, _ b: Int) -> Int { a <= 0 ? 0 : (a + b - 1) / b }
+
+@inline(never)
+func maxPool(
+    _ window: PoolingWindow, _ x: UnsafePointer<Float>, _ y: UnsafeMutablePointer<Float>,
+    _ indices: UnsafeMutablePointer<Int32>?, _ lanes: Int
+) {
+    let numbers = SIMD16<Int32>(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15)
+    let exists = numbers .< SIMD16<Int32>(repeating: Int32(lanes))
+    let dilation = window.dilation
+    for row in 0..<window.outputHeight {
+        let top = row * window.strideHeight - window.paddingHeight
+        let firstRow = ceilingQuotient(-top, dilation)
+        let endRow = min(window.kernelHeight, ceilingQuotient(window.inputHeight - top, dilation))
+        for column in 0..<window.outputWidth {
+            let left = column * window.strideWidth - window.paddingWidth
+            let firstColumn = ceilingQuotient(-left, dilation)
+            let endColumn = min(window.kernelWidth, ceilingQuotient(window.inputWidth - left, dilation))
+            let start = (top + firstRow * dilation) * window.inputWidth + left + firstColumn * dilation
+            var best = Block(repeating: -Float.infinity)
+            let output = row * window.outputWidth + column
+            if let indices {
+                var place = SIMD16<Int32>(repeating: Int32(truncatingIfNeeded: start))
+                var kernelRow = firstRow
+                while kernelRow < endRow {
+                    var pixel = (top + kernelRow * dilation) * window.inputWidth + left + firstColumn * dilation
+                    var kernelColumn = firstColumn
+                    while kernelColumn < endColumn {
+                        let value = loadBlock(x + pixel * 16)
+                        let wins = (value .> best) .| (value .!= value)
+                        best.replace(with: value, where: wins)
+                        place.replace(with: Int32(truncatingIfNeeded: pixel), where: wins)
+                        pixel += dilation
+                        kernelColumn += 1
+                    }
+                    kernelRow += 1
+                }
+                UnsafeMutableRawPointer(indices + output * 16).assumingMemoryBound(to: SIMD16<Int32>.self).pointee =
+                    SIMD16<Int32>.zero.replacing(with: place, where: exists)
+            } else {
+                var kernelRow = firstRow
+                while kernelRow < endRow {
+                    var pixel = (top + kernelRow * dilation) * window.inputWidth + left + firstColumn * dilation
+                    var kernelColumn = firstColumn
+                    while kernelColumn < endColumn {
+                        let value = loadBlock(x + pixel * 16)
+                        best.replace(with: value, where: (value .> best) .| (value .!= value))
+                        pixel += dilation
+                        kernelColumn += 1
+                    }
+                    kernelRow += 1
+                }
+            }
+            storeBlock(best, y + output * 16)
+        }
+    }
+}
+
+/// Each input pixel collects from the windows that chose it, in the order of the windows: no scattered adds.
+@inline(never)
+func maxPoolGradient(
+    _ window: PoolingWindow, _ dy: UnsafePointer<Float>, _ indices: UnsafePointer<Int32>,
+    _ dx: UnsafeMutablePointer<Float>
+) {
+    let reachHeight = window.dilation * (window.kernelHeight - 1)
+    let reachWidth = window.dilation * (window.kernelWidth - 1)
+    for row in 0..<window.inputHeight {
+        let firstRow = ceilingQuotient(row + window.paddingHeight - reachHeight, window.strideHeight)
+        let endRow = min(window.outputHeight, (row + window.paddingHeight) / window.strideHeight + 1)
+        for column in 0..<window.inputWidth {
+            let firstColumn = ceilingQuotient(column + window.paddingWidth - reachWidth, window.strideWidth)
+            let endColumn = min(window.outputWidth, (column + window.paddingWidth) / window.strideWidth + 1)
+            let pixel = row * window.inputWidth + column
+            let place = SIMD16<Int32>(repeating: Int32(truncatingIfNeeded: pixel))
+            var sum = Block.zero
+            var outputRow = firstRow
+            while outputRow < endRow {
+                var output = outputRow * window.outputWidth + firstColumn
+                var outputColumn = firstColumn
+                while outputColumn < endColumn {
+                    let chosen = loadIndices(indices + output * 16) .== place
+                    sum += Block.zero.replacing(with: loadBlock(dy + output * 16), where: chosen)
+                    output += 1
+                    outputColumn += 1
+                }
+                outputRow += 1
+            }
+            storeBlock(sum, dx + pixel * 16)
+        }
+    }
+}
+
+/// How many positions of a window count in the average, as `torch.nn.AvgPool2d` counts them.
+@inline(__always)
+private func divisor(_ window: PoolingWindow, _ row: Int, _ column: Int) -> Float {
+    let top = row * window.strideHeight - window.paddingHeight
+    let left = column * window.strideWidth - window.paddingWidth
+    if window.countsPadding {
+        let height = min(top + window.kernelHeight, window.inputHeight + window.paddingHeight) - top
+        let width = min(left + window.kernelWidth, window.inputWidth + window.paddingWidth) - left
+        return Float(height * width)
+    }
+    let height = min(top + window.kernelHeight, window.inputHeight) - max(top, 0)
+    let width = min(left + window.kernelWidth, window.inputWidth) - max(left, 0)
+    return Float(height * width)
+}
+
+@inline(never)
+func averagePool(_ window: PoolingWindow, _ x: UnsafePointer<Float>, _ y: UnsafeMutablePointer<Float>) {
+    for row in 0..<window.outputHeight {
+        let top = row * window.strideHeight - window.paddingHeight
+        let endRow = min(top + window.kernelHeight, window.inputHeight)
+        for column in 0..<window.outputWidth {
+            let left = column * window.strideWidth - window.paddingWidth
+            let firstColumn = max(left, 0)
+            let endColumn = min(left + window.kernelWidth, window.inputWidth)
+            var sum = Block.zero
+            var inputRow = max(top, 0)
+            while inputRow < endRow {
+                var line = Block.zero
+                var inputColumn = firstColumn
+                while inputColumn < endColumn {
+                    line += loadBlock(x + (inputRow * window.inputWidth + inputColumn) * 16)
+                    inputColumn += 1
+                }
+                sum += line
+                inputRow += 1
+            }
+            storeBlock(
+                sum / Block(repeating: divisor(window, row, column)), y + (row * window.outputWidth + column) * 16)
+        }
+    }
+}
+
+@inline(never)
+func averagePoolGradient(_ window: PoolingWindow, _ dy: UnsafePointer<Float>, _ dx: UnsafeMutablePointer<Float>) {
+    for row in 0..<window.inputHeight {
+        let firstRow = ceilingQuotient(row + window.paddingHeight - window.kernelHeight + 1, window.strideHeight)
+        let endRow = min(window.outputHeight, (row + window.paddingHeight) / window.strideHeight + 1)
+        for column in 0..<window.inputWidth {
+            let firstColumn = ceilingQuotient(column + window.paddingWidth - window.kernelWidth + 1, window.strideWidth)
+            let endColumn = min(window.outputWidth, (column + window.paddingWidth) / window.strideWidth + 1)
+            var sum = Block.zero
+            var outputRow = firstRow
+            while outputRow < endRow {
+                var outputColumn = firstColumn
+                while outputColumn < endColumn {
+                    sum +=
+                        loadBlock(dy + (outputRow * window.outputWidth + outputColumn) * 16)
+                        / Block(repeating: divisor(window, outputRow, outputColumn))
+                    outputColumn += 1
+                }
+                outputRow += 1
+            }
+            storeBlock(sum, dx + (row * window.inputWidth + column) * 16)
+        }
+    }
+}
+
+@inline(never)
+func adaptivePool(_ window: PoolingWindow, _ x: UnsafePointer<Float>, _ y: UnsafeMutablePointer<Float>) {
+    for row in 0..<window.outputHeight {
+        let firstRow = row * window.inputHeight / window.outputHeight
+        let endRow = ((row + 1) * window.inputHeight + window.outputHeight - 1) / window.outputHeight
+        for column in 0..<window.outputWidth {
+            let firstColumn = column * window.inputWidth / window.outputWidth
+            let endColumn = ((column + 1) * window.inputWidth + window.outputWidth - 1) / window.outputWidth
+            var sum = Block.zero
+            var inputRow = firstRow
+            while inputRow < endRow {
+                // Row sums first: the blocked summation keeps the error of large planes small.
+                sum += laneSums(x + (inputRow * window.inputWidth + firstColumn) * 16, endColumn - firstColumn)
+                inputRow += 1
+            }
+            let count = Float((endRow - firstRow) * (endColumn - firstColumn))
+            storeBlock(sum / Block(repeating: count), y + (row * window.outputWidth + column) * 16)
+        }
+    }
+}
+
+@inline(never)
+func adaptivePoolGradient(_ window: PoolingWindow, _ dy: UnsafePointer<Float>, _ dx: UnsafeMutablePointer<Float>) {
+    for row in 0..<window.inputHeight {
+        // Bins that contain the row: those with ⌊i·H/out⌋ ≤ row < ⌈(i+1)·H/out⌉.
+        let firstRow = row * window.outputHeight / window.inputHeight
+        let endRow = min(window.outputHeight, ceilingQuotient((row + 1) * window.outputHeight, window.inputHeight))
+        for column in 0..<window.inputWidth {
+            let firstColumn = column * window.outputWidth / window.inputWidth
+            let endColumn = min(
+                window.outputWidth, ceilingQuotient((column + 1) * window.outputWidth, window.inputWidth))
+            var sum = Block.zero
+            var outputRow = firstRow
+            while outputRow < endRow {
+                let height =
+                    ((outputRow + 1) * window.inputHeight + window.outputHeight - 1) / window.outputHeight - outputRow
+                    * window.inputHeight / window.outputHeight
+                var outputColumn = firstColumn
+                while outputColumn < endColumn {
+                    let width =
+                        ((outputColumn + 1) * window.inputWidth + window.outputWidth - 1) / window.outputWidth
+                        - outputColumn * window.inputWidth / window.outputWidth
+                    sum +=
+                        loadBlock(dy + (outputRow * window.outputWidth + outputColumn) * 16)
+                        / Block(repeating: Float(height * width))
+                    outputColumn += 1
+                }
+                outputRow += 1
+            }
+            storeBlock(sum, dx + (row * window.inputWidth + column) * 16)
+        }
+    }
+}
+
+// MARK: - Optimizer
+
+/// `torch.optim.SGD`, in its order of operations.
+@inline(never)
+func sgd(
+    _ constants: UpdateConstants, _ w: UnsafeMutablePointer<Float>, _ g: UnsafePointer<Float>,
+    _ buffer: UnsafeMutablePointer<Float>?, _ vectors: Int
+) {
+    let rate = Block(repeating: constants.learningRate)
+    let decay = Block(repeating: constants.weightDecay)
+    let momentum = Block(repeating: constants.momentum)
+    for index in 0..<vectors {
+        let offset = index * 16
+        let weight = loadBlock(w + offset)
+        let gradient = loadBlock(g + offset) + decay * weight
+        var update = gradient
+        if let buffer {
+            let velocity = constants.isFirstStep ? gradient : momentum * loadBlock(buffer + offset) + gradient
+            storeBlock(velocity, buffer + offset)
+            update = constants.nesterov ? gradient + momentum * velocity : velocity
+        }
+        storeBlock(weight - rate * update, w + offset)
+    }
+}
+
+/// `torch.optim.Adam` and, with decoupled decay, `AdamW`.
+@inline(never)
+func adam(
+    _ constants: UpdateConstants, _ w: UnsafeMutablePointer<Float>, _ g: UnsafePointer<Float>,
+    _ m: UnsafeMutablePointer<Float>, _ v: UnsafeMutablePointer<Float>, _ vectors: Int
+) {
+    let stepSize = Block(repeating: constants.learningRate / constants.biasCorrection1)
+    let shrink = Block(repeating: 1 - constants.learningRate * constants.weightDecay)
+    let decay = Block(repeating: constants.weightDecay)
+    let beta1 = Block(repeating: constants.beta1)
+    let beta2 = Block(repeating: constants.beta2)
+    let rest1 = Block(repeating: 1 - constants.beta1)
+    let rest2 = Block(repeating: 1 - constants.beta2)
+    let root = Block(repeating: constants.biasCorrection2Root)
+    let epsilon = Block(repeating: constants.epsilon)
+    for index in 0..<vectors {
+        let offset = index * 16
+        var weight = loadBlock(w + offset)
+        var gradient = loadBlock(g + offset)
+        if constants.decoupledWeightDecay { weight *= shrink } else { gradient += decay * weight }
+        let first = beta1 * loadBlock(m + offset) + rest1 * gradient
+        let second = beta2 * loadBlock(v + offset) + rest2 * gradient * gradient
+        storeBlock(first, m + offset)
+        storeBlock(second, v + offset)
+        let denominator = second.squareRoot() / root + epsilon
+        storeBlock(weight - stepSize * first / denominator, w + offset)
+    }
+}
+
+// MARK: - Table
+
+/// The kernels of this variant. Building the table runs no wide instruction; calling its functions does.
+package func makeKernelTable() -> KernelTable {
+    #if GRAFT_AVX512
+        let name = "avx512"
+        let tileRows = 14
+    #elseif GRAFT_AVX2
+        let name = "avx2"
+        let tileRows = 6
+    #else
+        let name = "baseline"
+        let tileRows = 6
+    #endif
+    return KernelTable(
+        name: name, tileRows: tileRows, bandProduct: bandProduct, gather: gather, gatherDense: gatherDense,
+        outerProduct: outerProduct, transpose16: transpose16, sumPartials: sumPartials, moments: moments,
+        normalize: normalize, gradientSums: gradientSums, normalizationGradient: normalizationGradient,
+        scaleChannels: scaleChannels, sumVectors: sumVectors, relu: relu, reluGradient: reluGradient, add: add,
+        copy: copy,
+        zero: zero, dropout: dropout, maxPool: maxPool, maxPoolGradient: maxPoolGradient, averagePool: averagePool,
+        averagePoolGradient: averagePoolGradient, adaptivePool: adaptivePool,
+        adaptivePoolGradient: adaptivePoolGradient,
+        sgd: sgd, adam: adam)
+}

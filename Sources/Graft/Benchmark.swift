@@ -1,0 +1,114 @@
+import Foundation
+import GraftGraph
+import GraftTensor
+import GraftVision
+
+/// Times inference or training steps of a network on one device, without data loading.
+public struct Benchmark: Sendable {
+    /// What is timed.
+    public enum Mode: String, Sendable, CaseIterable {
+        /// Upload of a normalised batch, forward, class scores read back.
+        case infer
+        /// Upload of pixels and labels, forward, backward, update, loss read back.
+        case train
+    }
+
+    /// Time of one instruction.
+    public struct InstructionTime: Sendable {
+        /// Graph node.
+        public let node: String
+        /// Primitive.
+        public let primitive: String
+        /// Seconds.
+        public let seconds: Double
+    }
+
+    /// What was measured.
+    public struct Result: Sendable {
+        /// Milliseconds per image of each repeat, in order.
+        public let millisecondsPerImage: [Double]
+        /// The device that computed.
+        public let device: DeviceDescription
+        /// Bytes on the device.
+        public let byteCount: Int
+        /// Kernels of a run, in order; empty unless profiled.
+        public let profile: [InstructionTime]
+
+        /// The fastest repeat.
+        public var minimum: Double { millisecondsPerImage.min() ?? 0 }
+        /// The median repeat.
+        public var median: Double {
+            let sorted = millisecondsPerImage.sorted()
+            guard !sorted.isEmpty else { return 0 }
+            let middle = sorted.count / 2
+            return sorted.count % 2 == 1 ? sorted[middle] : (sorted[middle - 1] + sorted[middle]) / 2
+        }
+    }
+
+    /// Runs `warmup` batches, then `repeats` timed ones, on random input.
+    ///
+    /// - Parameters:
+    ///   - model: the network; its trainable parameters are trained in training mode.
+    ///   - mode: what is timed.
+    ///   - batchSize: images per batch.
+    ///   - repeats: timed batches.
+    ///   - warmup: batches before.
+    ///   - device: where to compute.
+    ///   - frozenStatistics: what batch norms with frozen parameters do.
+    ///   - profiles: whether to time every instruction once as well.
+    /// - Returns: times per image and the device's description.
+    public static func run(
+        _ model: Model, mode: Mode, batchSize: Int, repeats: Int, warmup: Int = 2, device: Device,
+        frozenStatistics: FrozenStatistics = .keep, profiles: Bool = false
+    ) throws -> Result {
+        guard batchSize > 0, repeats > 0 else {
+            throw GraftError.invalidArgument("--batch-size and --repeats must be at least 1, not \(batchSize) and \(repeats)")
+        }
+        let size = model.preprocessing.imageSize
+        let random = CounterRandom(seed: 1, 0xBE4C)
+        switch mode {
+        case .infer:
+            let extractor = try FeatureExtractor(model, layers: ["logits"], device: device, batchSizes: [batchSize])
+            let shape: Shape = [batchSize, 3, size, size]
+            let input = HostTensor(shape, (0..<shape.elementCount).map { Float(random.uniform($0)) * 4 - 2 })
+            let (engine, request) = try extractor.preparedEngine(batch: batchSize)
+            let times = try time(repeats: repeats, warmup: warmup, batchSize: batchSize) {
+                try engine.write(input, to: "input", of: request)
+                try engine.run(request)
+                _ = try engine.read("logits", of: request)
+            }
+            return Result(
+                millisecondsPerImage: times, device: extractor.deviceDescription, byteCount: engine.plan.totalByteCount,
+                profile: profiles ? try instructionTimes(engine, request, StepConstants()) : [])
+        case .train:
+            let trainer = try Trainer(model, device: device, frozenStatistics: frozenStatistics)
+            let pixels = (0..<batchSize * size * size * 3).map { UInt8(random.integer(below: 256, $0)) }
+            let labels = (0..<batchSize).map { Int32(random.integer(below: model.classCount, 1 << 40 + $0)) }
+            let times = try time(repeats: repeats, warmup: warmup, batchSize: batchSize) {
+                _ = try trainer.step(pixels: pixels, labels: labels, learningRate: 1e-5)
+            }
+            let (engine, request) = try trainer.preparedEngine(batch: batchSize)
+            return Result(
+                millisecondsPerImage: times, device: trainer.deviceDescription, byteCount: engine.plan.totalByteCount,
+                profile: profiles ? try instructionTimes(engine, request, trainer.nextConstants) : [])
+        }
+    }
+
+    private static func instructionTimes(
+        _ engine: Engine, _ request: Engine.Request, _ constants: StepConstants
+    ) throws -> [InstructionTime] {
+        try engine.profile(request, constants).map {
+            InstructionTime(node: $0.node, primitive: $0.primitive, seconds: $0.seconds)
+        }
+    }
+
+    private static func time(repeats: Int, warmup: Int, batchSize: Int, _ body: () throws -> Void) throws -> [Double] {
+        for _ in 0..<warmup { try body() }
+        let clock = ContinuousClock()
+        return try (0..<repeats).map { _ in
+            let elapsed = try clock.measure(body)
+            let seconds = Double(elapsed.components.seconds) + Double(elapsed.components.attoseconds) * 1e-18
+            return seconds * 1e3 / Double(batchSize)
+        }
+    }
+}

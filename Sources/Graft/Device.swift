@@ -1,0 +1,107 @@
+import Foundation
+import GraftCPU
+import GraftGraph
+
+#if OpenCL
+    import GraftOpenCL
+#endif
+
+/// Which device to compute on: a choice, made explicit and passed to whatever computes.
+///
+/// A selector is `auto`, `cpu` (pure Swift), `opencl` (the best OpenCL device), `gpu`, `opencl:N`, or a part of a
+/// device's name. `auto` takes, in this order, a discrete GPU, an integrated GPU, an OpenCL CPU device, pure Swift.
+public struct Device: Sendable, Hashable {
+    /// What was asked for.
+    public let selector: String
+    /// Threads of the pure-Swift backend; nil takes one per processor.
+    public let threadCount: Int?
+
+    /// Makes a choice; it is checked when something computes.
+    public init(_ selector: String, threadCount: Int? = nil) {
+        self.selector = selector
+        self.threadCount = threadCount
+    }
+
+    /// The best device there is; see ``Device``.
+    public static let auto = Device("auto")
+    /// The pure-Swift backend.
+    public static let cpu = Device("cpu")
+    /// The best OpenCL device.
+    public static let openCL = Device("opencl")
+
+    /// What `graft devices` shows: a device, or why one cannot be used.
+    public struct Listing: Sendable, Hashable {
+        /// The device.
+        public let description: DeviceDescription
+        /// Nil when it is accepted, else why not.
+        public let rejection: String?
+    }
+
+    /// Every device of every platform, pure Swift last, and why there is no OpenCL device if there is none.
+    public static func all() -> (devices: [Listing], note: String?) {
+        var listings: [Listing] = []
+        var note: String?
+        #if OpenCL
+            let catalog = DeviceCatalog.current
+            listings = catalog.entries.map { Listing(description: $0.description, rejection: $0.rejection) }
+            note = catalog.emptyReason
+        #else
+            note = "this build has no OpenCL support (package trait OpenCL is off)"
+        #endif
+        do throws(DeviceError) {
+            listings.append(Listing(description: try CPUBackend().description, rejection: nil))
+        } catch {
+            note = [note, error.description].compactMap { $0 }.joined(separator: "; ")
+        }
+        return (listings, note)
+    }
+
+    /// A backend, what it is, why it was chosen, and a warning when `auto` had to pass over something.
+    struct Opened {
+        let backend: any DeviceBackend
+        let reason: String
+        let warning: String?
+    }
+
+    /// Opens the device.
+    ///
+    /// - Throws: ``DeviceError/unavailable(_:)`` when a device was asked for by name and cannot be used. Under `auto`
+    ///   that becomes a warning and the next best device.
+    func open() throws -> Opened {
+        if let threadCount, threadCount < 1 {
+            throw GraftError.invalidArgument("--threads \(threadCount) must be at least 1")
+        }
+        switch selector {
+        case "cpu":
+            return Opened(backend: try CPUBackend(threadCount: threadCount), reason: "asked for by name", warning: nil)
+        case "auto":
+            var warning: String?
+            #if OpenCL
+                let catalog = DeviceCatalog.current
+                var failures: [String] = []
+                for entry in catalog.ranked {
+                    do {
+                        let backend = try OpenCLBackend(entry)
+                        return Opened(
+                            backend: backend, reason: "the best of \(catalog.entries.count) OpenCL device(s)",
+                            warning: failures.isEmpty ? nil : failures.joined(separator: "; "))
+                    } catch {
+                        failures.append("\(entry.description.name): \(error)")
+                    }
+                }
+                warning = failures.isEmpty ? catalog.emptyReason : failures.joined(separator: "; ")
+                warning = "no OpenCL device can be used (\(warning ?? "none found")); computing in pure Swift on the processor"
+            #endif
+            return Opened(
+                backend: try CPUBackend(threadCount: threadCount), reason: "no OpenCL device can be used", warning: warning)
+        default:
+            #if OpenCL
+                let entry = try DeviceCatalog.current.select(selector)
+                return Opened(backend: try OpenCLBackend(entry), reason: "asked for as \"\(selector)\"", warning: nil)
+            #else
+                throw DeviceError.unavailable(
+                    "there is no device \"\(selector)\": this build has no OpenCL support; the only device is cpu")
+            #endif
+        }
+    }
+}

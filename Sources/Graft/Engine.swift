@@ -1,0 +1,165 @@
+import GraftGraph
+import GraftTensor
+
+/// Programs that share parameters on one device, and the traffic between them and the host.
+///
+/// An engine is made for a graph, its trainable cohorts and a set of batch sizes; an unfreezing makes a new one. The
+/// host keeps a state dictionary: parameters go up once, trained ones come back when asked for.
+final class Engine {
+    /// One program of an engine.
+    struct Request: Hashable {
+        var batch: Int
+        var isTraining: Bool
+    }
+
+    let backend: any DeviceBackend
+    let plan: MemoryPlan
+    private let memory: any DeviceMemory
+    private let programs: [Program]
+    private let prepared: [any PreparedProgram]
+    private let indexOf: [Request: Int]
+
+    /// Lowers, plans, allocates, prepares and uploads.
+    ///
+    /// - Parameters:
+    ///   - graph: the network.
+    ///   - state: every tensor of the network.
+    ///   - requests: which programs, each at its own batch size.
+    ///   - options: what they have in common; `batch` and `mode` come from the requests.
+    ///   - backend: the device.
+    init(
+        _ graph: Graph, state: StateDictionary, requests: [Request], options: LoweringOptions,
+        backend: any DeviceBackend
+    ) throws {
+        self.backend = backend
+        var programs: [Program] = []
+        var indexOf: [Request: Int] = [:]
+        for request in requests where indexOf[request] == nil {
+            var lowering = options
+            lowering.batch = request.batch
+            lowering.mode = request.isTraining ? .training : .inference
+            indexOf[request] = programs.count
+            programs.append(try Program(graph, lowering))
+        }
+        let plan = try MemoryPlan(
+            programs: programs, layout: MemoryLayout(backend: backend),
+            options: MemoryPlan.Options(optimizerStateCount: options.optimizer.stateCount))
+        self.plan = plan
+        let memory = try backend.allocate(plan)
+        self.memory = memory
+        self.programs = programs
+        self.indexOf = indexOf
+        prepared = try programs.enumerated().map { try backend.prepare($1, index: $0, memory: memory) }
+        try upload(state)
+    }
+
+    /// Whether there is a program for a request.
+    func serves(_ request: Request) -> Bool { indexOf[request] != nil }
+
+    // MARK: Parameters
+
+    private func forEachPersistent(_ body: (String, ParameterSource, ValueKind, Slot) throws -> Void) throws {
+        var seen: Set<String> = []
+        for value in programs.lazy.flatMap(\.values) {
+            switch value.storage {
+            case .constant(let key, let source), .parameter(let key, let source, _):
+                guard seen.insert(key).inserted, let place = plan.persistent[key] else { continue }
+                try body(key, source, value.kind, place.slot)
+            case .transient, .input, .output, .gradient: continue
+            }
+        }
+    }
+
+    /// Writes every parameter and statistic.
+    func upload(_ state: StateDictionary) throws {
+        try forEachPersistent { _, source, kind, slot in
+            let tensor = try ParameterFolding.tensor(source, in: state)
+            try memory.write(tensor.reshaped(kind.hostShape), kind: kind, to: slot)
+        }
+    }
+
+    /// Reads trained parameters and running statistics back into a state dictionary, in its own shapes.
+    func download(into state: inout StateDictionary, names: Set<String>) throws {
+        try forEachPersistent { key, source, kind, slot in
+            guard case .tensor(let name) = source, names.contains(name), let shape = state[name]?.shape else { return }
+            state[name] = try memory.read(kind: kind, from: slot).reshaped(shape)
+        }
+    }
+
+    /// The optimizer's state of trainable parameters by name, one tensor per state slab, in the parameter's shape.
+    func optimizerState() throws -> [String: [HostTensor]] {
+        var result: [String: [HostTensor]] = [:]
+        for (key, slots) in plan.states {
+            guard let kind = plan.persistent[key]?.kind else { continue }
+            result[key] = try slots.map { try memory.read(kind: kind, from: $0) }
+        }
+        return result
+    }
+
+    /// Restores what ``optimizerState()`` gave, for the parameters that are in it.
+    func restoreOptimizerState(_ saved: [String: [HostTensor]]) throws {
+        for (key, tensors) in saved {
+            guard let kind = plan.persistent[key]?.kind, let slots = plan.states[key] else { continue }
+            for (tensor, slot) in zip(tensors, slots) { try memory.write(tensor, kind: kind, to: slot) }
+        }
+    }
+
+    /// The gradients of the last training step by parameter name.
+    func gradients() throws -> [String: HostTensor] {
+        var result: [String: HostTensor] = [:]
+        for (key, slot) in plan.gradients {
+            guard let kind = plan.persistent[key]?.kind else { continue }
+            result[key] = try memory.read(kind: kind, from: slot)
+        }
+        return result
+    }
+
+    // MARK: Running
+
+    private func index(_ request: Request) throws -> Int {
+        guard let index = indexOf[request] else {
+            throw GraftError.invalidArgument("no program was prepared for a batch of \(request.batch)")
+        }
+        return index
+    }
+
+    /// Writes one input of a program: `pixels`, `input` or `labels`.
+    func write(_ tensor: HostTensor, to role: String, of request: Request) throws {
+        let index = try index(request)
+        guard let id = programs[index].inputs[role] else {
+            throw GraftError.invalidArgument("the program has no input \"\(role)\"")
+        }
+        try memory.write(tensor, kind: programs[index][id].kind, to: plan.slots[index][id.index])
+    }
+
+    /// Enqueues a program.
+    func run(_ request: Request, _ constants: StepConstants = StepConstants()) throws {
+        try prepared[index(request)].run(constants)
+    }
+
+    /// Waits for the device.
+    func synchronize(_ request: Request) throws {
+        try prepared[index(request)].synchronize()
+    }
+
+    /// Reads an output: `logits`, `metrics` or a requested node.
+    func read(_ name: String, of request: Request) throws -> HostTensor {
+        let index = try index(request)
+        guard let id = programs[index].outputs[name] else {
+            throw GraftError.invalidArgument("the program has no output \"\(name)\"")
+        }
+        return try memory.read(kind: programs[index][id].kind, from: plan.slots[index][id.index])
+    }
+
+    /// Seconds per instruction of one run, with the node and primitive of each.
+    func profile(_ request: Request, _ constants: StepConstants = StepConstants()) throws -> [(node: String, primitive: String, seconds: Double)] {
+        let index = try index(request)
+        let seconds = try prepared[index].profile(constants)
+        return zip(programs[index].instructions, seconds).map { ($0.node, $0.primitive.kind.rawValue, $1) }
+    }
+
+    /// Number of instructions of a program.
+    func instructionCount(_ request: Request) throws -> Int {
+        try programs[index(request)].instructions.count
+    }
+}

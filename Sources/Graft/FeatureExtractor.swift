@@ -1,0 +1,118 @@
+import GraftGraph
+import GraftTensor
+import GraftVision
+
+/// Runs a network in inference mode and returns what its layers compute.
+///
+/// Everything is frozen here: batch norms are folded, ReLU and residual additions are fused, and layers behind the last
+/// one asked for are left out.
+///
+/// ```swift
+/// let extractor = try FeatureExtractor(model, layers: ["avgpool"], device: .auto)
+/// let features = try extractor.features(ofPixels: pixels, count: 8)["avgpool"]  // [8, 512, 1, 1]
+/// ```
+public final class FeatureExtractor {
+    /// The network.
+    public let model: Model
+    /// The layers asked for: torchvision's node or module names, `NAME:input`, or `logits`.
+    public let layers: [String]
+    /// The device that computes.
+    public var deviceDescription: DeviceDescription { opened.backend.description }
+    /// Why this device was chosen, and a warning if another had to be passed over.
+    public var deviceNotes: (reason: String, warning: String?) { (opened.reason, opened.warning) }
+
+    private let opened: Device.Opened
+    private var engines: [LoweringOptions.Input: Engine] = [:]
+    private var batchSizes: [LoweringOptions.Input: Set<Int>] = [:]
+    private let expectedBatchSizes: Set<Int>
+
+    /// Checks the layers' names and opens the device.
+    ///
+    /// - Parameters:
+    ///   - model: the network.
+    ///   - layers: names; an unknown one is an error that shows near matches.
+    ///   - device: where to compute.
+    ///   - batchSizes: sizes to prepare for at once; another size is prepared when it first comes.
+    public init(_ model: Model, layers: [String], device: Device = .auto, batchSizes: Set<Int> = []) throws {
+        guard !layers.isEmpty else { throw GraftError.invalidArgument("no layer was asked for") }
+        for layer in layers { _ = try model.graph.index(of: layer) }
+        self.model = model
+        self.layers = layers
+        opened = try device.open()
+        expectedBatchSizes = batchSizes
+    }
+
+    /// The outputs for a batch of decoded images.
+    ///
+    /// - Parameters:
+    ///   - pixels: `count` images of `imageSize × imageSize` RGB pixels, uint8 `[N, H, W, 3]`.
+    ///   - count: images in the batch.
+    /// - Returns: by layer name, float32 `[N, C, H, W]`.
+    public func features(ofPixels pixels: [UInt8], count: Int) throws -> [String: HostTensor] {
+        let size = model.preprocessing.imageSize
+        guard count > 0, pixels.count == count * size * size * 3 else {
+            throw GraftError.invalidArgument(
+                "\(pixels.count) bytes of pixels for \(count) images of \(size)×\(size)×3, expected \(count * size * size * 3)")
+        }
+        let input = LoweringOptions.Input.pixels(mean: model.preprocessing.mean, deviation: model.preprocessing.standardDeviation)
+        let tensor = HostTensor(shape: [count, size, size, 3], storage: .uint8(pixels))
+        return try run(tensor, role: "pixels", input: input, batch: count, height: size, width: size)
+    }
+
+    /// The outputs for a batch that is already normalised.
+    ///
+    /// - Parameter input: float32 `[N, 3, S, S]` with S the preprocessing's image size.
+    /// - Returns: by layer name, float32 `[N, C, H, W]`.
+    public func features(of input: HostTensor) throws -> [String: HostTensor] {
+        let size = model.preprocessing.imageSize
+        guard input.shape.rank == 4, input.shape[1] == 3, input.shape[2] == size, input.shape[3] == size, input.floats != nil
+        else { throw GraftError.invalidArgument("the input has shape \(input.shape), expected float32 [N, 3, \(size), \(size)]") }
+        return try run(input, role: "input", input: .tensor, batch: input.shape[0], height: size, width: size)
+    }
+
+    /// Bytes of device memory that a batch size needs, before anything is allocated.
+    public func plannedByteCount(batchSize: Int) throws -> Int {
+        let size = model.preprocessing.imageSize
+        var options = LoweringOptions(
+            batch: batchSize, height: size, width: size, mode: .inference,
+            input: .pixels(mean: model.preprocessing.mean, deviation: model.preprocessing.standardDeviation))
+        options.outputs = layers
+        return try MemoryPlan(programs: [Program(model.graph, options)], layout: MemoryLayout(backend: opened.backend)).totalByteCount
+    }
+
+    private func run(
+        _ tensor: HostTensor, role: String, input: LoweringOptions.Input, batch: Int, height: Int, width: Int
+    ) throws -> [String: HostTensor] {
+        let request = Engine.Request(batch: batch, isTraining: false)
+        let engine = try engine(for: request, input: input, height: height, width: width)
+        try engine.write(tensor, to: role, of: request)
+        try engine.run(request)
+        var result: [String: HostTensor] = [:]
+        for layer in layers { result[layer] = try engine.read(layer, of: request) }
+        return result
+    }
+
+    private func engine(
+        for request: Engine.Request, input: LoweringOptions.Input, height: Int, width: Int
+    ) throws -> Engine {
+        if let engine = engines[input], engine.serves(request) { return engine }
+        let sizes = batchSizes[input, default: expectedBatchSizes].union([request.batch])
+        batchSizes[input] = sizes
+        var options = LoweringOptions(batch: 0, height: height, width: width, mode: .inference, input: input)
+        options.outputs = layers
+        engines[input] = nil
+        let engine = try Engine(
+            model.graph, state: model.state,
+            requests: sizes.sorted(by: >).map { Engine.Request(batch: $0, isTraining: false) }, options: options,
+            backend: opened.backend)
+        engines[input] = engine
+        return engine
+    }
+
+    /// The engine's program for a batch size, for benchmarks.
+    func preparedEngine(batch: Int) throws -> (engine: Engine, request: Engine.Request) {
+        let request = Engine.Request(batch: batch, isTraining: false)
+        let size = model.preprocessing.imageSize
+        return (try engine(for: request, input: .tensor, height: size, width: size), request)
+    }
+}

@@ -1,0 +1,235 @@
+import Foundation
+import GraftGraph
+import GraftTensor
+import GraftVision
+
+/// How ``Trainer/fit(_:validation:options:onEvent:)`` walks through the data.
+public struct FitOptions: Sendable {
+    /// Selectors that become trainable before the first step of an epoch, counted from 0.
+    public var unfreezeAtEpoch: [(epoch: Int, selector: String)] = []
+    /// Selectors that become trainable before a step of the run, counted from 0.
+    public var unfreezeAtStep: [(step: Int, selector: String)] = []
+    /// Times every image is seen.
+    public var epochs = 10
+    /// Stops after so many steps in all, if that comes earlier.
+    public var stepLimit: Int?
+    /// Images per step.
+    public var batchSize = 32
+    /// Whether each epoch has an order of its own, from the trainer's seed.
+    public var shuffles = true
+    /// Whether a last, smaller batch is left out. It is trained on by default.
+    public var dropsLast = false
+    /// Random changes to training images.
+    public var augmentation = Augmentation.none
+    /// What to do about an image that cannot be decoded.
+    public var onBadImage = BadImagePolicy.fail
+    /// Threads that decode images ahead of the device.
+    public var workerCount = 2
+    /// How the learning rate changes.
+    public var schedule = LearningRateSchedule.constant
+    /// Steps over which the learning rate rises to its start value.
+    public var warmupSteps = 0
+    /// Asked before every step; a true answer ends the run with ``GraftError/interrupted``.
+    public var isCancelled: @Sendable () -> Bool = { false }
+
+    /// The defaults: ten epochs of shuffled batches of 32 at a constant rate.
+    public init() {}
+}
+
+/// One step of a run.
+public struct StepRecord: Sendable, Hashable {
+    /// Counted from 0 over the whole run.
+    public let step: Int
+    /// Counted from 0.
+    public let epoch: Int
+    /// Mean loss of the batch before the update.
+    public let loss: Double
+    /// Share of right answers in the batch.
+    public let accuracy: Double
+    /// The rate of this step.
+    public let learningRate: Double
+    /// Images of this batch over the time since the step before, decoding included.
+    public let imagesPerSecond: Double
+}
+
+/// One epoch of a run.
+public struct EpochRecord: Sendable {
+    /// Counted from 0.
+    public let epoch: Int
+    /// Mean loss of the epoch's images, each before its step's update.
+    public let trainLoss: Double
+    /// Share of right answers, each before its step's update.
+    public let trainAccuracy: Double
+    /// On the validation images behind the epoch, if there are any.
+    public let validation: Evaluation?
+    /// Wall time, validation included.
+    public let seconds: Double
+}
+
+/// What a run reports while it goes on.
+public enum TrainingEvent: Sendable {
+    /// Memory is planned and kernels are built: bytes on the device, steps of an epoch.
+    case prepared(byteCount: Int, stepsPerEpoch: Int)
+    /// Parameters became trainable before a step.
+    case unfroze(selector: String, names: [String], epoch: Int, step: Int)
+    /// A step is done.
+    case step(StepRecord)
+    /// An image could not be read and was passed over.
+    case skipped(SkippedImage)
+    /// An epoch is done.
+    case epoch(EpochRecord)
+}
+
+extension Trainer {
+    /// Trains over epochs.
+    ///
+    /// - Parameters:
+    ///   - data: the training images.
+    ///   - validation: images to evaluate on behind every epoch.
+    ///   - options: epochs, batches, schedule, unfreezing.
+    ///   - onEvent: called on this thread; an error it throws ends the run.
+    /// - Returns: the epochs.
+    /// - Throws: ``GraftError/diverged(epoch:step:)`` when the loss is not finite, ``GraftError/interrupted``, errors of
+    ///   images and devices. The model then holds the last finished step.
+    @discardableResult
+    public func fit(
+        _ data: ImageDataset, validation: ImageDataset? = nil, options: FitOptions = FitOptions(),
+        onEvent: (TrainingEvent) throws -> Void = { _ in }
+    ) throws -> [EpochRecord] {
+        try check(data, validation, options)
+        let batchSize = min(options.batchSize, data.count)
+        let used = options.dropsLast ? data.count / batchSize * batchSize : data.count
+        let stepsPerEpoch = (used + batchSize - 1) / batchSize
+        let totalSteps = min(options.epochs * stepsPerEpoch, options.stepLimit ?? Int.max)
+        try prepare(
+            trainingBatches: Self.sizes(count: used, batchSize: batchSize),
+            evaluationBatches: validation.map { Self.sizes(count: $0.count, batchSize: options.batchSize) } ?? [])
+        var announced = false
+        var step = 0
+        var records: [EpochRecord] = []
+        for epoch in 0..<options.epochs where step < totalSteps {
+            let start = Date()
+            for entry in options.unfreezeAtEpoch where entry.epoch == epoch {
+                try onEvent(
+                    .unfroze(selector: entry.selector, names: try unfreeze(entry.selector), epoch: epoch, step: step))
+            }
+            let order =
+                options.shuffles
+                ? CounterRandom(seed: seed, UInt64(epoch), 0x5F17).permutation(data.count) : Array(0..<data.count)
+            let batches = BatchLoader(
+                dataset: data, order: Array(order.prefix(used)), preprocessing: configuration.preprocessing,
+                options: BatchLoaderOptions(
+                    batchSize: batchSize, workerCount: options.workerCount, augmentation: options.augmentation,
+                    seed: seed, epoch: epoch, onBadImage: options.onBadImage))
+            defer { batches.cancel() }
+            var lossSum = 0.0
+            var correct = 0.0
+            var seen = 0
+            var last = Date()
+            while step < totalSteps, let batch = try batches.next() {
+                guard !options.isCancelled() else { throw GraftError.interrupted }
+                for entry in options.unfreezeAtStep where entry.step == step {
+                    try onEvent(
+                        .unfroze(selector: entry.selector, names: try unfreeze(entry.selector), epoch: epoch, step: step))
+                }
+                for image in batch.skipped { try onEvent(.skipped(image)) }
+                let rate =
+                    optimizer.learningRate
+                    * options.schedule.factor(
+                        step: step, totalSteps: options.epochs * stepsPerEpoch, stepsPerEpoch: stepsPerEpoch,
+                        warmupSteps: options.warmupSteps)
+                let metrics = try self.step(
+                    pixels: batch.pixels, labels: batch.labels, learningRate: rate,
+                    dropoutKey: CounterRandom(seed: seed, UInt64(epoch), UInt64(step), 0xD209).key)
+                if !announced {
+                    announced = true
+                    try onEvent(.prepared(byteCount: memoryPlan?.totalByteCount ?? 0, stepsPerEpoch: stepsPerEpoch))
+                }
+                let now = Date()
+                let record = StepRecord(
+                    step: step, epoch: epoch, loss: metrics.loss, accuracy: metrics.accuracy, learningRate: rate,
+                    imagesPerSecond: Double(batch.labels.count) / max(now.timeIntervalSince(last), 1e-9))
+                last = now
+                try onEvent(.step(record))
+                guard metrics.loss.isFinite else { throw GraftError.diverged(epoch: epoch, step: step) }
+                lossSum += metrics.loss * Double(batch.labels.count)
+                correct += metrics.accuracy * Double(batch.labels.count)
+                seen += batch.labels.count
+                step += 1
+            }
+            guard seen > 0 else {
+                throw GraftError.noInput("no image of epoch \(epoch) could be read: all \(data.count) were passed over")
+            }
+            let evaluation = try validation.map {
+                try evaluate(
+                    $0, batchSize: options.batchSize, onBadImage: options.onBadImage, workerCount: options.workerCount,
+                    isCancelled: options.isCancelled
+                ) { image in try onEvent(.skipped(image)) }
+            }
+            let record = EpochRecord(
+                epoch: epoch, trainLoss: lossSum / Double(seen), trainAccuracy: correct / Double(seen),
+                validation: evaluation, seconds: Date().timeIntervalSince(start))
+            records.append(record)
+            try onEvent(.epoch(record))
+        }
+        return records
+    }
+
+    /// Scores labelled images with the weights as they are now.
+    public func evaluate(
+        _ data: ImageDataset, batchSize: Int = 32, onBadImage: BadImagePolicy = .fail, workerCount: Int = 2,
+        isCancelled: () -> Bool = { false }, onSkip: (SkippedImage) throws -> Void = { _ in }
+    ) throws -> Evaluation {
+        var evaluation = Evaluation(classNames: data.classes.padded(to: configuration.classCount))
+        let batches = BatchLoader(
+            dataset: data, order: Array(0..<data.count), preprocessing: configuration.preprocessing,
+            options: BatchLoaderOptions(batchSize: batchSize, workerCount: workerCount, onBadImage: onBadImage))
+        defer { batches.cancel() }
+        while let batch = try batches.next() {
+            guard !isCancelled() else { throw GraftError.interrupted }
+            for image in batch.skipped { try onSkip(image) }
+            let logits = try logits(ofPixels: batch.pixels, count: batch.labels.count)
+            try evaluation.add(logits: logits, labels: batch.labels)
+        }
+        return evaluation
+    }
+
+    private func check(_ data: ImageDataset, _ validation: ImageDataset?, _ options: FitOptions) throws {
+        guard data.count > 0 else { throw GraftError.noInput("there is no training image") }
+        guard options.batchSize > 0 else {
+            throw GraftError.invalidArgument("--batch-size \(options.batchSize) must be at least 1")
+        }
+        guard options.epochs > 0 else { throw GraftError.invalidArgument("--epochs \(options.epochs) must be at least 1") }
+        guard !options.dropsLast || data.count >= options.batchSize else {
+            throw GraftError.invalidArgument(
+                "--drop-last leaves nothing: there are \(data.count) images, fewer than --batch-size \(options.batchSize)")
+        }
+        if let validation, validation.classes != data.classes {
+            throw GraftError.invalidArgument(
+                "the classes differ: training has \(data.classes.joined(separator: ", ")), validation has \(validation.classes.joined(separator: ", "))")
+        }
+        let highest = max(data.classes.count, (data.samples.map(\.label).max() ?? 0) + 1)
+        guard highest <= configuration.classCount else {
+            throw GraftError.invalidArgument(
+                "the data have \(highest) classes, the head has \(configuration.classCount); pass --classes \(highest)")
+        }
+        // A misspelled selector must not surface hours into a run.
+        for selector in options.unfreezeAtEpoch.map(\.selector) + options.unfreezeAtStep.map(\.selector) {
+            _ = try configuration.names(selector)
+        }
+    }
+
+    private static func sizes(count: Int, batchSize: Int) -> Set<Int> {
+        var sizes: Set<Int> = []
+        if count >= batchSize { sizes.insert(batchSize) }
+        if count % batchSize > 0 { sizes.insert(count % batchSize) }
+        return sizes
+    }
+}
+
+extension [String] {
+    /// The names, and numbers for classes of the head that have none.
+    func padded(to count: Int) -> [String] {
+        self + (self.count..<Swift.max(count, self.count)).map { "class \($0)" }
+    }
+}

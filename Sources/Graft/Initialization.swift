@@ -1,0 +1,54 @@
+import Foundation
+import GraftGraph
+import GraftTensor
+
+/// The cosine, for files that use nothing else of Foundation.
+func cosineOf(_ x: Double) -> Double { cos(x) }
+
+/// Fresh parameters.
+enum Initialization {
+    /// What each parameter starts from: convolutions He-normal by fan-out (torchvision's ResNet and VGG), batch norms 1
+    /// and 0, linear layers as `nn.Linear`: weight and bias uniform in ±1/√fan-in.
+    static func state(of graph: Graph, headName: String, seed: UInt64) -> StateDictionary {
+        var state = StateDictionary()
+        let parameters = graph.parameters
+        let weights = Dictionary(
+            uniqueKeysWithValues: parameters.filter { $0.role == .weight }.map { ($0.node, $0.shape) })
+        for parameter in parameters {
+            let isHead = parameter.name.hasPrefix(headName + ".")
+            state[parameter.name] = tensor(parameter, weightShape: weights[parameter.node], isHead: isHead, seed: seed)
+        }
+        return state
+    }
+
+    /// One parameter. Random numbers depend on the seed and the parameter's name alone.
+    static func tensor(_ parameter: ParameterDescription, weightShape: Shape?, isHead: Bool, seed: UInt64) -> HostTensor {
+        let count = parameter.shape.elementCount
+        let random = CounterRandom(seed: seed, nameKey(parameter.name), 0x1417)
+        switch parameter.role {
+        case .counter: return HostTensor(shape: [], storage: .int64([0]))
+        case .runningMean, .shift: return HostTensor(parameter.shape, repeating: 0)
+        case .runningVariance, .scale: return HostTensor(parameter.shape, repeating: 1)
+        case .weight where parameter.shape.rank == 4 && !isHead:
+            let fanOut = parameter.shape[0] * parameter.shape[2] * parameter.shape[3]
+            let deviation = (2 / Double(fanOut)).squareRoot()
+            return HostTensor(parameter.shape, (0..<count).map { Float(deviation * normal(random, $0)) })
+        case .weight, .bias:
+            if parameter.role == .bias, weightShape?.rank == 4, !isHead { return HostTensor(parameter.shape, repeating: 0) }
+            let fanIn = weightShape.map { $0.elementCount / max($0[0], 1) } ?? 1
+            let bound = 1 / Double(fanIn).squareRoot()
+            return HostTensor(parameter.shape, (0..<count).map { Float((2 * random.uniform($0) - 1) * bound) })
+        }
+    }
+
+    /// A standard normal number (Box and Muller 1958).
+    private static func normal(_ random: CounterRandom, _ index: Int) -> Double {
+        let radius = (-2 * log(1 - random.uniform(2 * index))).squareRoot()
+        return radius * cos(2 * Double.pi * random.uniform(2 * index + 1))
+    }
+
+    /// 64-bit FNV-1a of a name.
+    private static func nameKey(_ name: String) -> UInt64 {
+        name.utf8.reduce(14_695_981_039_346_656_037) { ($0 ^ UInt64($1)) &* 1_099_511_628_211 }
+    }
+}

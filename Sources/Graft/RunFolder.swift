@@ -1,0 +1,58 @@
+import Foundation
+import GraftCheckpoint
+
+/// The folder of one training run: weights and tables, each written so that a crash leaves the older file.
+///
+/// `last.safetensors` after every epoch, `best.safetensors` after the best one, `steps.csv` and `epochs.csv`.
+public final class RunFolder {
+    /// The folder's path.
+    public let path: String
+    private var stepRows = "step,epoch,loss,accuracy,learning_rate,images_per_second\n"
+    private var epochRows = "epoch,train_loss,train_accuracy,val_loss,val_accuracy,seconds\n"
+    private var bestScore = -Double.infinity
+
+    /// Creates the folder, or takes one that exists and can be written.
+    ///
+    /// - Throws: ``GraftError/outputFailed(_:)``.
+    public init(_ path: String) throws {
+        self.path = path
+        do {
+            try FileManager.default.createDirectory(atPath: path, withIntermediateDirectories: true)
+        } catch {
+            throw GraftError.outputFailed("cannot create the folder \(path): \(error.localizedDescription); choose another --out")
+        }
+        guard FileManager.default.isWritableFile(atPath: path) else {
+            throw GraftError.outputFailed("the folder \(path) cannot be written; choose another --out")
+        }
+    }
+
+    private func file(_ name: String) -> String { path + "/" + name }
+
+    /// Keeps a step for `steps.csv`.
+    public func record(_ step: StepRecord) {
+        stepRows += "\(step.step),\(step.epoch),\(step.loss),\(step.accuracy),\(step.learningRate),\(rounded(step.imagesPerSecond))\n"
+    }
+
+    /// Writes the tables and the weights of an epoch, and `best.safetensors` if it is the best so far: the highest
+    /// validation accuracy, or without validation the lowest training loss; the earlier one on ties.
+    public func finish(_ epoch: EpochRecord, model: Model) throws {
+        func text(_ value: Double?) -> String { value.map { "\($0)" } ?? "" }
+        epochRows +=
+            "\(epoch.epoch),\(epoch.trainLoss),\(epoch.trainAccuracy),\(text(epoch.validation?.loss)),\(text(epoch.validation?.top1)),\(rounded(epoch.seconds))\n"
+        let score = epoch.validation?.top1 ?? -epoch.trainLoss
+        if score > bestScore {
+            bestScore = score
+            try model.save(file("best.safetensors"))
+        }
+        try save(model)
+    }
+
+    /// Writes `last.safetensors` and the tables.
+    public func save(_ model: Model) throws {
+        try model.save(file("last.safetensors"))
+        try AtomicFile.write(Array(stepRows.utf8), to: file("steps.csv"))
+        try AtomicFile.write(Array(epochRows.utf8), to: file("epochs.csv"))
+    }
+
+    private func rounded(_ value: Double) -> String { String(format: "%.3f", value) }
+}

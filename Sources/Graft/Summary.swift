@@ -1,0 +1,120 @@
+import GraftCPU
+import GraftGraph
+import GraftTensor
+import GraftVision
+
+/// What a training or inference plan does with each layer: shapes, parameters, work, freezing, memory.
+public struct ModelSummary: Sendable {
+    /// One layer.
+    public struct Row: Sendable {
+        /// torchvision's node name.
+        public let node: String
+        /// The kind of layer.
+        public let layer: String
+        /// Output shape `[N, C, H, W]`.
+        public let shape: Shape
+        /// Parameters that gradients can train.
+        public let parameterCount: Int
+        /// How many of them are trainable.
+        public let trainableCount: Int
+        /// Multiply-accumulate operations of the forward pass, for the whole batch.
+        public let multiplyAccumulateCount: Int
+        /// Batch norm: `running` or `batch`; nil for other layers.
+        public let statistics: String?
+        /// `none`, `dx`, `dW` or `dW, dx`: which gradients a training step computes.
+        public let backward: String
+    }
+
+    /// In execution order.
+    public let rows: [Row]
+    /// Parameters that gradients can train.
+    public var parameterCount: Int { rows.reduce(0) { $0 + $1.parameterCount } }
+    /// How many of them are trainable.
+    public var trainableCount: Int { rows.reduce(0) { $0 + $1.trainableCount } }
+    /// Multiply-accumulate operations of the forward pass, for the whole batch.
+    public var multiplyAccumulateCount: Int { rows.reduce(0) { $0 + $1.multiplyAccumulateCount } }
+    /// Bytes of device memory that a training step needs in the CPU kernels' layout; nil when nothing is trainable.
+    public let trainingByteCount: Int?
+    /// Bytes of device memory for inference in the CPU kernels' layout.
+    public let inferenceByteCount: Int
+
+    /// Plans without allocating anything.
+    ///
+    /// - Parameters:
+    ///   - model: the network with its trainable parameters.
+    ///   - batchSize: images per batch.
+    ///   - frozenStatistics: what batch norms with frozen parameters do.
+    ///   - optimizer: decides how much state is kept.
+    public init(
+        _ model: Model, batchSize: Int = 32, frozenStatistics: FrozenStatistics = .keep, optimizer: Optimizer = .sgd()
+    ) throws {
+        guard batchSize > 0 else { throw GraftError.invalidArgument("--batch-size \(batchSize) must be at least 1") }
+        let graph = model.graph
+        let size = model.preprocessing.imageSize
+        let shapes = try graph.shapes(batch: batchSize, height: size, width: size)
+        let analysis = FreezeAnalysis(graph, trainable: model.trainable, frozenStatistics: frozenStatistics)
+        let parameters = graph.parameters.filter(\.role.isTrainable)
+        rows = graph.nodes.indices.map { index in
+            let node = graph.nodes[index]
+            let plan = analysis.nodes[index]
+            let owned = parameters.filter { $0.node == index }
+            var work = 0
+            switch node.layer {
+            case .convolution(let layer):
+                work = layer.geometry(shapes[node.inputs[0]]).multiplyAccumulateCount
+            case .linear(let input, let output): work = batchSize * input * output
+            case .input, .batchNormalization, .relu, .maxPooling, .averagePooling, .adaptiveAveragePooling, .add,
+                .concatenation, .dropout, .flatten, .subsampleAndPad:
+                break
+            }
+            var statistics: String?
+            if case .batchNormalization = node.layer { statistics = plan.usesBatchStatistics ? "batch" : "running" }
+            let gradients = [plan.trainableParameters.isEmpty ? nil : "dW", plan.computesInputGradient ? "dx" : nil]
+            let shape = shapes[index]
+            return Row(
+                node: node.name, layer: Self.name(of: node.layer),
+                shape: [shape.batch, shape.channels, shape.height, shape.width],
+                parameterCount: owned.reduce(0) { $0 + $1.shape.elementCount },
+                trainableCount: owned.filter { model.trainable.contains($0.name) }.reduce(0) { $0 + $1.shape.elementCount },
+                multiplyAccumulateCount: work, statistics: statistics,
+                backward: gradients.compactMap { $0 }.joined(separator: ", "))
+        }
+        let layout = MemoryLayout(backend: try CPUBackend(threadCount: 1))
+        var options = LoweringOptions(
+            batch: batchSize, height: size, width: size, mode: .inference,
+            input: .pixels(mean: model.preprocessing.mean, deviation: model.preprocessing.standardDeviation))
+        inferenceByteCount = try MemoryPlan(programs: [Program(graph, options)], layout: layout).totalByteCount
+        guard !model.trainable.isEmpty else {
+            trainingByteCount = nil
+            return
+        }
+        options.mode = .training
+        options.frozenStatistics = frozenStatistics
+        options.optimizer = optimizer.rule
+        options.cohorts = [model.parameterNames.filter(model.trainable.contains)]
+        trainingByteCount = try MemoryPlan(
+            programs: [Program(graph, options)], layout: layout,
+            options: MemoryPlan.Options(optimizerStateCount: optimizer.rule.stateCount)
+        ).totalByteCount
+    }
+
+    private static func name(of layer: Layer) -> String {
+        switch layer {
+        case .input: "input"
+        case .convolution(let layer):
+            "convolution \(layer.kernel)×\(layer.kernel)" + (layer.stride > 1 ? " /\(layer.stride)" : "")
+                + (layer.groups > 1 ? " groups \(layer.groups)" : "")
+        case .linear: "linear"
+        case .batchNormalization: "batch norm"
+        case .relu: "relu"
+        case .maxPooling(let kernel, let stride, _, _): "max pool \(kernel)×\(kernel) /\(stride)"
+        case .averagePooling(let kernel, let stride, _): "average pool \(kernel)×\(kernel) /\(stride)"
+        case .adaptiveAveragePooling(let height, let width): "average to \(height)×\(width)"
+        case .add: "add"
+        case .concatenation: "concatenate"
+        case .dropout(let rate): "dropout \(rate)"
+        case .flatten: "flatten"
+        case .subsampleAndPad: "subsample, pad"
+        }
+    }
+}

@@ -1,0 +1,257 @@
+import GraftGraph
+import GraftTensor
+import GraftVision
+
+/// What is minimised.
+public enum Loss: Sendable, Hashable {
+    /// Mean cross entropy over the batch; the target is `(1 − s)·onehot + s/classes` (`torch.nn.CrossEntropyLoss`).
+    case crossEntropy(labelSmoothing: Double = 0)
+
+    /// Cross entropy without smoothing.
+    public static let crossEntropy = Loss.crossEntropy(labelSmoothing: 0)
+}
+
+/// What one step did.
+public struct StepMetrics: Sendable, Hashable {
+    /// Mean loss of the batch before the update.
+    public let loss: Double
+    /// Share of the batch whose largest score was the label's.
+    public let accuracy: Double
+}
+
+/// Trains a model on one device, step by step or over epochs (see ``Trainer/fit(_:validation:options:onEvent:)``).
+///
+/// Frozen means frozen: parameters and batch-norm statistics below and between trainable layers stay byte for byte, and
+/// gradients stop below the lowest trainable layer. Unfreezing keeps the optimizer's state of what already trained.
+public final class Trainer {
+    /// The optimizer with its base learning rate.
+    public let optimizer: Optimizer
+    /// What is minimised.
+    public let loss: Loss
+    /// What batch norms with frozen parameters do.
+    public let frozenStatistics: FrozenStatistics
+    /// Whether dropout layers drop.
+    public let usesDropout: Bool
+    /// Keys dropout masks, shuffling and augmentation.
+    public let seed: UInt64
+    /// Steps done so far.
+    public private(set) var stepCount = 0
+    /// The device that computes.
+    public var deviceDescription: DeviceDescription { opened.backend.description }
+    /// Why this device was chosen, and a warning if another had to be passed over.
+    public var deviceNotes: (reason: String, warning: String?) { (opened.reason, opened.warning) }
+
+    /// Parameters that became trainable together, with the number of steps they have taken.
+    private struct Cohort {
+        var names: [String]
+        var steps: Int
+    }
+
+    private let opened: Device.Opened
+    private var hostModel: Model
+    private var hostIsCurrent = true
+    private var cohorts: [Cohort]
+    private var engine: Engine?
+    private var requests: Set<Engine.Request> = []
+    private var savedOptimizerState: [String: [HostTensor]] = [:]
+    private var trackingNorms: [String] = []
+
+    /// Makes a trainer for the model's trainable parameters.
+    ///
+    /// - Parameters:
+    ///   - model: a copy is trained; ``model()`` returns it.
+    ///   - loss: what to minimise.
+    ///   - optimizer: how parameters follow their gradients.
+    ///   - device: where to compute.
+    ///   - frozenStatistics: what batch norms with frozen parameters do.
+    ///   - dropout: whether dropout layers drop.
+    ///   - seed: of dropout, shuffling and augmentation.
+    public init(
+        _ model: Model, loss: Loss = .crossEntropy, optimizer: Optimizer = .sgd(), device: Device = .auto,
+        frozenStatistics: FrozenStatistics = .keep, dropout: Bool = true, seed: UInt64 = 0
+    ) throws {
+        guard !model.trainable.isEmpty else { throw GraphError.nothingToTrain }
+        self.loss = loss
+        self.optimizer = optimizer
+        self.frozenStatistics = frozenStatistics
+        self.seed = seed
+        usesDropout = dropout
+        hostModel = model
+        cohorts = [Cohort(names: model.parameterNames.filter(model.trainable.contains), steps: 0)]
+        opened = try device.open()
+    }
+
+    /// The model with the weights as they are now.
+    public func model() throws -> Model {
+        try synchronizeHost()
+        return hostModel
+    }
+
+    /// The network being trained, without waiting for the device: its weights may be older than the device's.
+    var configuration: Model { hostModel }
+
+    // MARK: Unfreezing
+
+    /// Makes what a selector names trainable from the next step on. State of parameters that already train is kept.
+    ///
+    /// - Returns: the names that were frozen before.
+    @discardableResult
+    public func unfreeze(_ selector: String) throws -> [String] {
+        let added = Set(try hostModel.names(selector)).subtracting(hostModel.trainable)
+        guard !added.isEmpty else { return [] }
+        try suspend()
+        try hostModel.unfreeze(selector)
+        let names = hostModel.parameterNames.filter(added.contains)
+        if cohorts.last?.steps == 0 {
+            let joined = Set(cohorts[cohorts.count - 1].names).union(added)
+            cohorts[cohorts.count - 1].names = hostModel.parameterNames.filter(joined.contains)
+        } else {
+            cohorts.append(Cohort(names: names, steps: 0))
+        }
+        return names
+    }
+
+    /// Brings everything back to the host and gives the engine up.
+    private func suspend() throws {
+        try synchronizeHost()
+        if let engine { savedOptimizerState = try engine.optimizerState() }
+        engine = nil
+    }
+
+    private func synchronizeHost() throws {
+        guard let engine, !hostIsCurrent else { return }
+        var names = hostModel.trainable
+        for norm in trackingNorms { names.formUnion(["\(norm).running_mean", "\(norm).running_var"]) }
+        try engine.download(into: &hostModel.state, names: names)
+        hostIsCurrent = true
+    }
+
+    // MARK: Engine
+
+    private var loweringOptions: LoweringOptions {
+        let preprocessing = hostModel.preprocessing
+        let size = preprocessing.imageSize
+        var options = LoweringOptions(
+            batch: 0, height: size, width: size, mode: .training,
+            input: .pixels(mean: preprocessing.mean, deviation: preprocessing.standardDeviation))
+        options.cohorts = cohorts.map(\.names)
+        options.frozenStatistics = frozenStatistics
+        options.dropout = usesDropout
+        options.optimizer = optimizer.rule
+        if case .crossEntropy(let smoothing) = loss { options.labelSmoothing = Float(smoothing) }
+        return options
+    }
+
+    /// Announces batch sizes, so that one engine is prepared for all of them.
+    func prepare(trainingBatches: Set<Int>, evaluationBatches: Set<Int>) throws {
+        requests.formUnion(trainingBatches.map { Engine.Request(batch: $0, isTraining: true) })
+        requests.formUnion(evaluationBatches.map { Engine.Request(batch: $0, isTraining: false) })
+        if let engine, !requests.allSatisfy(engine.serves) { try suspend() }
+    }
+
+    private func engine(for request: Engine.Request) throws -> Engine {
+        requests.insert(request)
+        if let engine {
+            if engine.serves(request) { return engine }
+            try suspend()
+        }
+        let analysis = FreezeAnalysis(
+            hostModel.graph, trainable: hostModel.trainable, frozenStatistics: frozenStatistics)
+        trackingNorms = zip(hostModel.graph.nodes, analysis.nodes).filter { $1.usesBatchStatistics }.map { $0.0.module }
+        let ordered = requests.sorted { ($0.isTraining ? 1 : 0, $0.batch) > ($1.isTraining ? 1 : 0, $1.batch) }
+        let made = try Engine(
+            hostModel.graph, state: hostModel.state, requests: ordered, options: loweringOptions,
+            backend: opened.backend)
+        try made.restoreOptimizerState(savedOptimizerState)
+        savedOptimizerState = [:]
+        engine = made
+        return made
+    }
+
+    /// The memory plan of the current engine, for reports.
+    var memoryPlan: MemoryPlan? { engine?.plan }
+
+    // MARK: Steps
+
+    /// One step: forward, loss, backward, update.
+    ///
+    /// - Parameters:
+    ///   - pixels: uint8 `[N, S, S, 3]` with S the preprocessing's image size.
+    ///   - labels: N class numbers.
+    ///   - learningRate: nil takes the optimizer's.
+    ///   - dropoutKey: what the masks of this step depend on; nil derives it from seed and step.
+    public func step(
+        pixels: [UInt8], labels: [Int32], learningRate: Double? = nil, dropoutKey: UInt64? = nil
+    ) throws -> StepMetrics {
+        let size = hostModel.preprocessing.imageSize
+        guard !labels.isEmpty, pixels.count == labels.count * size * size * 3 else {
+            throw GraftError.invalidArgument(
+                "\(pixels.count) bytes of pixels for \(labels.count) labels, expected \(labels.count * size * size * 3)")
+        }
+        guard let smallest = labels.min(), let largest = labels.max(), smallest >= 0, Int(largest) < hostModel.classCount
+        else {
+            throw GraftError.invalidArgument(
+                "labels must be in 0 ..< \(hostModel.classCount), found \(labels.min() ?? 0) to \(labels.max() ?? 0)")
+        }
+        let request = Engine.Request(batch: labels.count, isTraining: true)
+        let engine = try engine(for: request)
+        try engine.write(
+            HostTensor(shape: [labels.count, size, size, 3], storage: .uint8(pixels)), to: "pixels", of: request)
+        try engine.write(HostTensor(shape: [labels.count], storage: .int32(labels)), to: "labels", of: request)
+        for index in cohorts.indices { cohorts[index].steps += 1 }
+        let constants = StepConstants(
+            dropoutKey: dropoutKey ?? CounterRandom(seed: seed, UInt64(stepCount), 0xD209).key,
+            cohorts: cohorts.map { optimizer.constants(learningRate: learningRate ?? optimizer.learningRate, step: $0.steps) })
+        try engine.run(request, constants)
+        hostIsCurrent = false
+        stepCount += 1
+        for norm in trackingNorms {
+            let name = "\(norm).num_batches_tracked"
+            if let count = hostModel.state[name]?.int64s?.first {
+                hostModel.state[name] = HostTensor(shape: [], storage: .int64([count + 1]))
+            }
+        }
+        guard let metrics = try engine.read("metrics", of: request).floats else {
+            throw GraftError.invalidArgument("the metrics are not float32")
+        }
+        return StepMetrics(loss: Double(metrics[0]), accuracy: Double(metrics[1]) / Double(labels.count))
+    }
+
+    /// The class scores of a batch with the weights as they are now, batch norms and dropout in inference mode.
+    ///
+    /// - Returns: float32 `[N, classes]`.
+    public func logits(ofPixels pixels: [UInt8], count: Int) throws -> HostTensor {
+        let size = hostModel.preprocessing.imageSize
+        guard count > 0, pixels.count == count * size * size * 3 else {
+            throw GraftError.invalidArgument("\(pixels.count) bytes of pixels for \(count) images")
+        }
+        let request = Engine.Request(batch: count, isTraining: false)
+        let engine = try engine(for: request)
+        try engine.write(HostTensor(shape: [count, size, size, 3], storage: .uint8(pixels)), to: "pixels", of: request)
+        try engine.run(request)
+        return try engine.read("logits", of: request).reshaped([count, hostModel.classCount])
+    }
+
+    /// The gradients of the last step by parameter name, in PyTorch's shapes.
+    public func gradients() throws -> [String: HostTensor] {
+        guard let engine else { return [:] }
+        var result = try engine.gradients()
+        for (name, tensor) in result {
+            if let shape = hostModel.state[name]?.shape { result[name] = tensor.reshaped(shape) }
+        }
+        return result
+    }
+
+    /// The engine's training program for a batch size, for benchmarks.
+    func preparedEngine(batch: Int) throws -> (engine: Engine, request: Engine.Request) {
+        let request = Engine.Request(batch: batch, isTraining: true)
+        return (try engine(for: request), request)
+    }
+
+    /// Constants of a step that follows the ones done, for benchmarks.
+    var nextConstants: StepConstants {
+        StepConstants(
+            dropoutKey: 1,
+            cohorts: cohorts.map { optimizer.constants(learningRate: optimizer.learningRate, step: $0.steps + 1) })
+    }
+}

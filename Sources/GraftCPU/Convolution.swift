@@ -1,0 +1,254 @@
+import GraftCPUKernelInterface
+import GraftGraph
+
+/// Source positions of a convolution's taps relative to a grid position, kept as long as a prepared program.
+final class TapList {
+    let count: Int
+    let rows: UnsafeMutablePointer<Int32>
+    let columns: UnsafeMutablePointer<Int32>
+
+    init(_ taps: [(row: Int, column: Int)]) {
+        count = taps.count
+        rows = .allocate(capacity: max(taps.count, 1))
+        columns = .allocate(capacity: max(taps.count, 1))
+        for (index, tap) in taps.enumerated() {
+            rows[index] = Int32(truncatingIfNeeded: tap.row)
+            columns[index] = Int32(truncatingIfNeeded: tap.column)
+        }
+    }
+
+    deinit {
+        rows.deallocate()
+        columns.deallocate()
+    }
+}
+
+/// Every ``stepHeight``-th row and ``stepWidth``-th column of an output plane.
+struct OutputLattice {
+    var firstRow = 0
+    var firstColumn = 0
+    var stepHeight = 1
+    var stepWidth = 1
+}
+
+/// The universal product of a convolution and of its input gradient:
+/// `output[pixel(i, j)][k] = Σ_tap Σ_c source[i · stride + tapRow][j · stride + tapColumn][c] · weights[k][tap][c]`.
+struct TapProduct {
+    var source: UnsafePointer<Float>
+    var sourceShape: ActivationShape
+    /// Grid positions per image; they map to the lattice of output pixels.
+    var gridHeight: Int
+    var gridWidth: Int
+    var strideHeight: Int
+    var strideWidth: Int
+    var taps: TapList
+    /// `[output block][tap][blocking.inputBlockCount][16][32]`, dense: `[output block][⌈taps · channels/16⌉][16][32]`.
+    var weights: UnsafePointer<Float>
+    var blocking: WeightBlocking
+    /// Taps and channels in one dense reduction; the source has a single block of at most 8 channels.
+    var isDense: Bool
+    var output: UnsafeMutablePointer<Float>
+    var outputShape: ActivationShape
+    var lattice: OutputLattice
+    var bias: UnsafePointer<Float>?
+    var residual: UnsafePointer<Float>?
+    var relu: Bool
+
+    var gridPixels: Int { sourceShape.batch * gridHeight * gridWidth }
+
+    /// A 1×1 kernel of stride 1: the activation itself is the left matrix.
+    var isDirect: Bool {
+        taps.count == 1 && taps.rows[0] == 0 && taps.columns[0] == 0 && strideHeight == 1 && strideWidth == 1
+            && gridHeight == sourceShape.height && gridWidth == sourceShape.width
+    }
+
+    /// Whether output pixels follow each other as grid positions do.
+    var isContiguous: Bool { lattice.stepHeight == 1 && lattice.stepWidth == 1 }
+}
+
+extension ConvolutionGeometry {
+    /// Few input channels (a network's first layer): the 16 lanes of a block would be mostly zeros.
+    var usesDenseReduction: Bool { input.channels <= 8 && groups == 1 && kernelHeight * kernelWidth > 1 }
+
+    var tapCount: Int { kernelHeight * kernelWidth }
+
+    /// Blocks of 16 of the dense reduction.
+    var denseBlockCount: Int { (tapCount * input.channels + 15) / 16 }
+
+    /// Taps of the forward pass, in the weights' order.
+    var forwardTaps: [(row: Int, column: Int)] {
+        (0..<tapCount).map {
+            ($0 / kernelWidth * dilationHeight - paddingHeight, $0 % kernelWidth * dilationWidth - paddingWidth)
+        }
+    }
+
+    /// The weights of the input gradient's product: output and input channels change places.
+    var transposedWeight: WeightShape {
+        WeightShape(
+            outputChannels: input.channels, inputChannels: outputChannels, kernelHeight: kernelHeight,
+            kernelWidth: kernelWidth, groups: groups)
+    }
+}
+
+extension InstructionBinding {
+    /// Bytes of second-level cache that a band's left matrix may take.
+    private static let bandByteCount = 520 << 10
+    /// Units that a loop is split into at least where its shape allows: enough for any number of threads.
+    private static let unitGoal = 32
+
+    mutating func bindConvolution(_ geometry: ConvolutionGeometry, _ epilogue: Epilogue) throws(DeviceError) {
+        let source = try input(0)
+        let weights = try input(1)
+        var next = 2
+        var bias: UnsafePointer<Float>?
+        var residual: UnsafePointer<Float>?
+        if epilogue.bias {
+            bias = try input(next)
+            next += 1
+        }
+        if epilogue.residual { residual = try input(next) }
+        let blocking = WeightBlocking(geometry.weight)
+        let output = geometry.output
+        var product = TapProduct(
+            source: source, sourceShape: geometry.input, gridHeight: output.height, gridWidth: output.width,
+            strideHeight: geometry.strideHeight, strideWidth: geometry.strideWidth,
+            taps: TapList(geometry.forwardTaps), weights: weights, blocking: blocking, isDense: false,
+            output: try self.output(0), outputShape: output, lattice: OutputLattice(), bias: bias, residual: residual,
+            relu: epilogue.relu)
+        if geometry.usesDenseReduction {
+            let packed = try workspace(floatCount: blocking.outputBlockCount * geometry.denseBlockCount * 512)
+            packDenseWeights(geometry, weights, packed)
+            product.weights = UnsafePointer(packed)
+            product.isDense = true
+        }
+        append(product)
+    }
+
+    /// `[block][tap][16][32]` to `[block][⌈taps · channels/16⌉][16][32]`.
+    private mutating func packDenseWeights(
+        _ geometry: ConvolutionGeometry, _ weights: UnsafePointer<Float>, _ packed: UnsafeMutablePointer<Float>
+    ) {
+        let kernels = kernels
+        let channels = geometry.input.channels
+        let taps = geometry.tapCount
+        let rows = geometry.denseBlockCount * 16
+        parallel(WeightBlocking(geometry.weight).outputBlockCount) { block, _ in
+            let target = packed + block * rows * 32
+            for tap in 0..<taps {
+                for channel in 0..<channels {
+                    let source = weights + ((block * taps + tap) * 16 + channel) * 32
+                    kernels.copy(source, target + (tap * channels + channel) * 32, 2)
+                }
+            }
+            kernels.zero(target + taps * channels * 32, (rows - taps * channels) * 2)
+        }
+    }
+
+    /// Adds the loop that computes a product.
+    mutating func append(_ product: TapProduct) {
+        let kernels = kernels
+        let pixels = product.gridPixels
+        guard pixels > 0 else { return }
+        let taps = product.taps
+        let sourceBlocks = product.sourceShape.blocks
+        let isDirect = product.isDirect && !product.isDense
+        let channels = product.sourceShape.channels
+        let reductionBlocks = product.isDense ? (taps.count * channels + 15) / 16 : taps.count * sourceBlocks
+        let lastQuads = product.isDense ? (taps.count * channels - (reductionBlocks - 1) * 16 + 3) / 4 : 4
+        let lineLength = reductionBlocks * 16 + 16
+        let tileRows = kernels.tileRows
+
+        // A band: as many tiles as fit the cache, at most 4 of 14 pixels.
+        let tileBytes = max(tileRows * reductionBlocks * 64, 1)
+        let tiles = min(max(Self.bandByteCount / tileBytes, 1), max(56 / tileRows, 1))
+        let bandPixels = tiles * tileRows
+        let bandCount = (pixels + bandPixels - 1) / bandPixels
+
+        let outputBlocks = product.blocking.outputBlockCount
+        let pieces = min(outputBlocks, max(1, (Self.unitGoal + bandCount - 1) / bandCount))
+        let blocksPerPiece = (outputBlocks + pieces - 1) / pieces
+        let pieceCount = (outputBlocks + blocksPerPiece - 1) / blocksPerPiece
+
+        let tileFloats = 1024
+        let gatherFloats = isDirect ? 0 : reductionBlocks * bandPixels * 16
+        let lineFloats = product.isDense ? bandPixels * lineLength : 0
+        let offsetFloats = product.isContiguous ? 0 : bandPixels
+        let innerCount = product.isDense ? reductionBlocks : product.blocking.inputBlockCount
+        let outerCount = product.isDense ? 1 : taps.count
+        let sourceBlockFloats = product.sourceShape.blockFloats
+        let outputBlockFloats = product.outputShape.blockFloats
+        let totalOutputBlocks = product.outputShape.blocks
+        let weightBlockFloats = outerCount * innerCount * 512
+        let firstBlocks = (0..<outputBlocks).map { product.blocking.firstInputBlock(of: $0) }
+
+        parallel(bandCount * pieceCount, scratchFloats: tileFloats + gatherFloats + lineFloats + offsetFloats + 64) {
+            unit, scratch in
+            let band = unit / pieceCount
+            let piece = unit % pieceCount
+            let first = band * bandPixels
+            let count = min(bandPixels, pixels - first)
+            let gathered = scratch + tileFloats
+            let lines = gathered + gatherFloats
+            let offsets = UnsafeMutableRawPointer(lines + lineFloats).assumingMemoryBound(to: Int32.self)
+            if !isDirect, taps.count > 0 {
+                let gather = Gather(
+                    source: product.source, blockStride: sourceBlockFloats, blockCount: sourceBlocks,
+                    sourceHeight: product.sourceShape.height, sourceWidth: product.sourceShape.width,
+                    gridHeight: product.gridHeight, gridWidth: product.gridWidth, strideHeight: product.strideHeight,
+                    strideWidth: product.strideWidth, tapCount: taps.count, tapRows: UnsafePointer(taps.rows),
+                    tapColumns: UnsafePointer(taps.columns), target: gathered, capacity: bandPixels, channels: channels,
+                    lines: lines)
+                if product.isDense {
+                    kernels.gatherDense(gather, first, count)
+                } else {
+                    kernels.gather(gather, first, count)
+                }
+            }
+            if !product.isContiguous { fillOffsets(product, first, count, offsets) }
+            for block in piece * blocksPerPiece..<min((piece + 1) * blocksPerPiece, outputBlocks) {
+                let place = block * 2 * outputBlockFloats + (product.isContiguous ? first * 16 : 0)
+                let firstInput = product.isDense ? 0 : firstBlocks[block]
+                let a =
+                    isDirect
+                    ? product.source + (firstInput * sourceBlockFloats + first * 16)
+                    : UnsafePointer(gathered + firstInput * bandPixels * 16)
+                kernels.bandProduct(
+                    BandProduct(
+                        a: a, outerCount: outerCount, outerStride: sourceBlocks * bandPixels * 16,
+                        innerCount: innerCount,
+                        innerStride: isDirect ? sourceBlockFloats : bandPixels * 16, lastQuads: lastQuads,
+                        pixelCount: count,
+                        weights: product.weights + block * weightBlockFloats,
+                        blockCount: min(2, totalOutputBlocks - block * 2),
+                        epilogue: BandEpilogue(
+                            output: product.output + place, blockStride: outputBlockFloats,
+                            bias: product.bias.map { $0 + block * 32 }, residual: product.residual.map { $0 + place },
+                            relu: product.relu, pixelOffsets: product.isContiguous ? nil : UnsafePointer(offsets)),
+                        tile: scratch))
+            }
+        }
+    }
+}
+
+/// Output pixels of the grid positions `first ..< first + count`.
+private func fillOffsets(_ product: TapProduct, _ first: Int, _ count: Int, _ offsets: UnsafeMutablePointer<Int32>) {
+    let lattice = product.lattice
+    var column = first % product.gridWidth
+    let line = first / product.gridWidth
+    var row = line % product.gridHeight
+    var image = line / product.gridHeight
+    for index in 0..<count {
+        let outputRow = image * product.outputShape.height + lattice.firstRow + row * lattice.stepHeight
+        let pixel = outputRow * product.outputShape.width + lattice.firstColumn + column * lattice.stepWidth
+        offsets[index] = Int32(truncatingIfNeeded: pixel)
+        column += 1
+        if column == product.gridWidth {
+            column = 0
+            row += 1
+            if row == product.gridHeight {
+                row = 0
+                image += 1
+            }
+        }
+    }
+}

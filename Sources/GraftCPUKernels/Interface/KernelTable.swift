@@ -1,0 +1,401 @@
+/// What `GraftCPU` and the kernel variants agree on: argument structures and the table of functions. The variants are
+/// the same sources built for different instruction sets, so nothing here may be generic or contain code that a
+/// variant could instantiate a copy of.
+
+/// A band of pixels times one block of 32 output channels: `output[pixel][k] = Σ a[reduction][pixel] · weights[reduction][k]`.
+///
+/// `a` is `[outer][inner][pixel][16]` with the given strides in floats; `weights` is `[outer · inner][16][32]`.
+/// Rows behind `pixelCount` up to the next multiple of the tile's rows are read (never used), so they must be mapped.
+package struct BandProduct {
+    package var a: UnsafePointer<Float>
+    package var outerCount: Int
+    package var outerStride: Int
+    package var innerCount: Int
+    package var innerStride: Int
+    /// Quarters of the last reduction block that are used, 1 to 4.
+    package var lastQuads: Int
+    package var pixelCount: Int
+    package var weights: UnsafePointer<Float>
+    /// Activation blocks of 16 that the output block has: 1 or 2.
+    package var blockCount: Int
+    package var epilogue: BandEpilogue
+    /// 1024 floats that the kernel may use.
+    package var tile: UnsafeMutablePointer<Float>
+
+    package init(
+        a: UnsafePointer<Float>, outerCount: Int, outerStride: Int, innerCount: Int, innerStride: Int, lastQuads: Int,
+        pixelCount: Int, weights: UnsafePointer<Float>, blockCount: Int, epilogue: BandEpilogue,
+        tile: UnsafeMutablePointer<Float>
+    ) {
+        self.a = a
+        self.outerCount = outerCount
+        self.outerStride = outerStride
+        self.innerCount = innerCount
+        self.innerStride = innerStride
+        self.lastQuads = lastQuads
+        self.pixelCount = pixelCount
+        self.weights = weights
+        self.blockCount = blockCount
+        self.epilogue = epilogue
+        self.tile = tile
+    }
+}
+
+/// How a band's results are stored: `+ bias`, `+ residual`, negative to zero, then to a pixel's 16 floats.
+package struct BandEpilogue {
+    /// Pixel 0 of the band in the first of the (up to) two output blocks, or of the plane when `pixelOffsets` is set.
+    package var output: UnsafeMutablePointer<Float>
+    /// Floats between the two output blocks.
+    package var blockStride: Int
+    /// 32 floats.
+    package var bias: UnsafePointer<Float>?
+    /// Addressed as `output`.
+    package var residual: UnsafePointer<Float>?
+    package var relu: Bool
+    /// Where each pixel of the band lies in the plane, in pixels; nil when they follow each other.
+    package var pixelOffsets: UnsafePointer<Int32>?
+
+    package init(
+        output: UnsafeMutablePointer<Float>, blockStride: Int, bias: UnsafePointer<Float>?,
+        residual: UnsafePointer<Float>?, relu: Bool, pixelOffsets: UnsafePointer<Int32>?
+    ) {
+        self.output = output
+        self.blockStride = blockStride
+        self.bias = bias
+        self.residual = residual
+        self.relu = relu
+        self.pixelOffsets = pixelOffsets
+    }
+}
+
+/// Collects what a band of grid pixels reads. Grid pixel `(n, i, j)` and tap `t` read source pixel
+/// `(n, i · strideHeight + tapRows[t], j · strideWidth + tapColumns[t])`, zero outside.
+package struct Gather {
+    /// `[blocks][N][H][W][16]`.
+    package var source: UnsafePointer<Float>
+    /// Floats between source blocks.
+    package var blockStride: Int
+    package var blockCount: Int
+    package var sourceHeight: Int
+    package var sourceWidth: Int
+    package var gridHeight: Int
+    package var gridWidth: Int
+    package var strideHeight: Int
+    package var strideWidth: Int
+    package var tapCount: Int
+    package var tapRows: UnsafePointer<Int32>
+    package var tapColumns: UnsafePointer<Int32>
+    /// `[tap][block][capacity][16]`; dense: `[⌈taps · channels/16⌉][capacity][16]`.
+    package var target: UnsafeMutablePointer<Float>
+    package var capacity: Int
+    /// Dense gathering only: channels of the single source block, at most 8.
+    package var channels: Int
+    /// Dense gathering only: a line of `⌈taps · channels/16⌉ · 16 + 16` floats for each of `capacity` pixels.
+    package var lines: UnsafeMutablePointer<Float>
+
+    package init(
+        source: UnsafePointer<Float>, blockStride: Int, blockCount: Int, sourceHeight: Int, sourceWidth: Int,
+        gridHeight: Int, gridWidth: Int, strideHeight: Int, strideWidth: Int, tapCount: Int,
+        tapRows: UnsafePointer<Int32>, tapColumns: UnsafePointer<Int32>, target: UnsafeMutablePointer<Float>,
+        capacity: Int, channels: Int, lines: UnsafeMutablePointer<Float>
+    ) {
+        self.source = source
+        self.blockStride = blockStride
+        self.blockCount = blockCount
+        self.sourceHeight = sourceHeight
+        self.sourceWidth = sourceWidth
+        self.gridHeight = gridHeight
+        self.gridWidth = gridWidth
+        self.strideHeight = strideHeight
+        self.strideWidth = strideWidth
+        self.tapCount = tapCount
+        self.tapRows = tapRows
+        self.tapColumns = tapColumns
+        self.target = target
+        self.capacity = capacity
+        self.channels = channels
+        self.lines = lines
+    }
+}
+
+/// `dw[c][k] (+)= Σ x[row][column][c] · dy[row][column][k]` over a rectangle of pixels, for 16 input × 32 output channels.
+package struct OuterProduct {
+    package var rowCount: Int
+    package var columnCount: Int
+    /// Floats.
+    package var inputRowStride: Int
+    /// Floats from one column's input pixel to the next.
+    package var inputStep: Int
+    package var gradientRowStride: Int
+    /// Whether `dw` is added to or overwritten.
+    package var accumulates: Bool
+    /// Input channels that exist in the block, 1 to 16; lanes behind are not computed beyond the tile that holds the last.
+    package var inputChannels: Int
+
+    package init(
+        rowCount: Int, columnCount: Int, inputRowStride: Int, inputStep: Int, gradientRowStride: Int, accumulates: Bool,
+        inputChannels: Int
+    ) {
+        self.rowCount = rowCount
+        self.columnCount = columnCount
+        self.inputRowStride = inputRowStride
+        self.inputStep = inputStep
+        self.gradientRowStride = gradientRowStride
+        self.accumulates = accumulates
+        self.inputChannels = inputChannels
+    }
+}
+
+/// A pooling window over one `[H][W][16]` plane.
+package struct PoolingWindow {
+    package var inputHeight: Int
+    package var inputWidth: Int
+    package var outputHeight: Int
+    package var outputWidth: Int
+    package var kernelHeight: Int
+    package var kernelWidth: Int
+    package var strideHeight: Int
+    package var strideWidth: Int
+    package var paddingHeight: Int
+    package var paddingWidth: Int
+    package var dilation: Int
+    package var countsPadding: Bool
+
+    package init(
+        inputHeight: Int, inputWidth: Int, outputHeight: Int, outputWidth: Int, kernelHeight: Int, kernelWidth: Int,
+        strideHeight: Int, strideWidth: Int, paddingHeight: Int, paddingWidth: Int, dilation: Int, countsPadding: Bool
+    ) {
+        self.inputHeight = inputHeight
+        self.inputWidth = inputWidth
+        self.outputHeight = outputHeight
+        self.outputWidth = outputWidth
+        self.kernelHeight = kernelHeight
+        self.kernelWidth = kernelWidth
+        self.strideHeight = strideHeight
+        self.strideWidth = strideWidth
+        self.paddingHeight = paddingHeight
+        self.paddingWidth = paddingWidth
+        self.dilation = dilation
+        self.countsPadding = countsPadding
+    }
+}
+
+/// Constants of one optimizer step of one cohort.
+package struct UpdateConstants {
+    package var learningRate: Float = 0
+    package var weightDecay: Float = 0
+    package var momentum: Float = 0
+    package var isFirstStep = false
+    package var nesterov = false
+    package var beta1: Float = 0
+    package var beta2: Float = 0
+    package var epsilon: Float = 0
+    package var biasCorrection1: Float = 1
+    package var biasCorrection2Root: Float = 1
+    package var decoupledWeightDecay = false
+
+    package init() {}
+}
+
+/// The kernels of one instruction set. Counts named `vectors` are in units of 16 floats; pointers to activations are
+/// aligned to 64 bytes.
+package struct KernelTable {
+    /// `baseline`, `avx2` or `avx512`.
+    package var name: String
+    /// Pixels per register tile.
+    package var tileRows: Int
+
+    /// A band of pixels times one output block.
+    package var bandProduct: (BandProduct) -> Void
+    /// Fills the band from grid pixel `first` on, `count` pixels.
+    package var gather: (_ gather: Gather, _ first: Int, _ count: Int) -> Void
+    /// The same with the reduction dense over taps and channels.
+    package var gatherDense: (_ gather: Gather, _ first: Int, _ count: Int) -> Void
+    /// `(product, x, dy block 0, dy block 1 or nil, dw[16][32])`.
+    package var outerProduct:
+        (
+            OuterProduct, UnsafePointer<Float>, UnsafePointer<Float>, UnsafePointer<Float>?,
+            UnsafeMutablePointer<Float>
+        ) -> Void
+    /// `target[row][column] = source[column][row]` of 16 × 16 floats with row strides in floats.
+    package var transpose16:
+        (
+            _ source: UnsafePointer<Float>, _ sourceStride: Int, _ target: UnsafeMutablePointer<Float>,
+            _ targetStride: Int
+        ) -> Void
+    /// `target = Σ_i sources[i · stride ..]`, `count` partial sums in order.
+    package var sumPartials:
+        (
+            _ sources: UnsafePointer<Float>, _ stride: Int, _ count: Int, _ target: UnsafeMutablePointer<Float>,
+            _ vectors: Int
+        ) -> Void
+
+    /// `(x, vectors, mean[16], squares[16])`: mean and sum of squared deviations, in two passes.
+    package var moments: (UnsafePointer<Float>, Int, UnsafeMutablePointer<Float>, UnsafeMutablePointer<Float>) -> Void
+    /// `y = (x − mean) · scale + shift (+ residual)`, then negative to zero; all four vectors are 16 floats.
+    package var normalize:
+        (
+            _ x: UnsafePointer<Float>, _ mean: UnsafePointer<Float>, _ scale: UnsafePointer<Float>,
+            _ shift: UnsafePointer<Float>, _ residual: UnsafePointer<Float>?, _ relu: Bool,
+            _ y: UnsafeMutablePointer<Float>, _ vectors: Int
+        ) -> Void
+    /// `(x, dy, mean, vectors, Σdy[16], Σdy·(x − mean)[16])`.
+    package var gradientSums:
+        (
+            UnsafePointer<Float>, UnsafePointer<Float>, UnsafePointer<Float>, Int, UnsafeMutablePointer<Float>,
+            UnsafeMutablePointer<Float>
+        ) -> Void
+    /// `dx = scale · (dy − meanGradient − (x − mean) · slope)`.
+    package var normalizationGradient:
+        (
+            _ x: UnsafePointer<Float>, _ dy: UnsafePointer<Float>, _ mean: UnsafePointer<Float>,
+            _ scale: UnsafePointer<Float>, _ meanGradient: UnsafePointer<Float>, _ slope: UnsafePointer<Float>,
+            _ dx: UnsafeMutablePointer<Float>, _ vectors: Int
+        ) -> Void
+    /// `dx = dy · scale[16]`.
+    package var scaleChannels:
+        (_ dy: UnsafePointer<Float>, _ scale: UnsafePointer<Float>, _ dx: UnsafeMutablePointer<Float>, _ vectors: Int)
+            -> Void
+    /// `Σ x[16]` over the vectors.
+    package var sumVectors: (_ x: UnsafePointer<Float>, _ vectors: Int, _ sum: UnsafeMutablePointer<Float>) -> Void
+
+    package var relu: (_ x: UnsafePointer<Float>, _ y: UnsafeMutablePointer<Float>, _ vectors: Int) -> Void
+    package var reluGradient:
+        (_ dy: UnsafePointer<Float>, _ y: UnsafePointer<Float>, _ dx: UnsafeMutablePointer<Float>, _ vectors: Int) ->
+            Void
+    package var add:
+        (
+            _ a: UnsafePointer<Float>, _ b: UnsafePointer<Float>, _ relu: Bool, _ y: UnsafeMutablePointer<Float>,
+            _ vectors: Int
+        ) -> Void
+    package var copy: (_ x: UnsafePointer<Float>, _ y: UnsafeMutablePointer<Float>, _ vectors: Int) -> Void
+    package var zero: (_ y: UnsafeMutablePointer<Float>, _ vectors: Int) -> Void
+    /// One plane of dropout; lane `c` of pixel `p` has index `firstIndex + c · pixels + p`, modulo 2³².
+    package var dropout:
+        (
+            _ x: UnsafePointer<Float>, _ y: UnsafeMutablePointer<Float>, _ pixels: Int, _ firstIndex: UInt32,
+            _ key: UInt32,
+            _ threshold: UInt32, _ keepRate: Float
+        ) -> Void
+
+    /// One plane; `indices` may be nil; index lanes from `lanes` on are written as zero.
+    package var maxPool:
+        (
+            PoolingWindow, _ x: UnsafePointer<Float>, _ y: UnsafeMutablePointer<Float>,
+            _ indices: UnsafeMutablePointer<Int32>?, _ lanes: Int
+        ) -> Void
+    package var maxPoolGradient:
+        (
+            PoolingWindow, _ dy: UnsafePointer<Float>, _ indices: UnsafePointer<Int32>,
+            _ dx: UnsafeMutablePointer<Float>
+        ) -> Void
+    package var averagePool: (PoolingWindow, _ x: UnsafePointer<Float>, _ y: UnsafeMutablePointer<Float>) -> Void
+    package var averagePoolGradient:
+        (PoolingWindow, _ dy: UnsafePointer<Float>, _ dx: UnsafeMutablePointer<Float>) -> Void
+    package var adaptivePool: (PoolingWindow, _ x: UnsafePointer<Float>, _ y: UnsafeMutablePointer<Float>) -> Void
+    package var adaptivePoolGradient:
+        (PoolingWindow, _ dy: UnsafePointer<Float>, _ dx: UnsafeMutablePointer<Float>) -> Void
+
+    /// `(constants, w, g, b or nil, vectors)`.
+    package var sgd:
+        (
+            UpdateConstants, UnsafeMutablePointer<Float>, UnsafePointer<Float>, UnsafeMutablePointer<Float>?, Int
+        ) -> Void
+    /// `(constants, w, g, m, v, vectors)`.
+    package var adam:
+        (
+            UpdateConstants, UnsafeMutablePointer<Float>, UnsafePointer<Float>, UnsafeMutablePointer<Float>,
+            UnsafeMutablePointer<Float>, Int
+        ) -> Void
+
+    package init(
+        name: String, tileRows: Int, bandProduct: @escaping (BandProduct) -> Void,
+        gather: @escaping (Gather, Int, Int) -> Void,
+        gatherDense: @escaping (Gather, Int, Int) -> Void,
+        outerProduct:
+            @escaping (
+                OuterProduct, UnsafePointer<Float>, UnsafePointer<Float>, UnsafePointer<Float>?,
+                UnsafeMutablePointer<Float>
+            ) -> Void,
+        transpose16: @escaping (UnsafePointer<Float>, Int, UnsafeMutablePointer<Float>, Int) -> Void,
+        sumPartials: @escaping (UnsafePointer<Float>, Int, Int, UnsafeMutablePointer<Float>, Int) -> Void,
+        moments:
+            @escaping (UnsafePointer<Float>, Int, UnsafeMutablePointer<Float>, UnsafeMutablePointer<Float>) -> Void,
+        normalize:
+            @escaping (
+                UnsafePointer<Float>, UnsafePointer<Float>, UnsafePointer<Float>, UnsafePointer<Float>,
+                UnsafePointer<Float>?,
+                Bool, UnsafeMutablePointer<Float>, Int
+            ) -> Void,
+        gradientSums:
+            @escaping (
+                UnsafePointer<Float>, UnsafePointer<Float>, UnsafePointer<Float>, Int, UnsafeMutablePointer<Float>,
+                UnsafeMutablePointer<Float>
+            ) -> Void,
+        normalizationGradient:
+            @escaping (
+                UnsafePointer<Float>, UnsafePointer<Float>, UnsafePointer<Float>, UnsafePointer<Float>,
+                UnsafePointer<Float>,
+                UnsafePointer<Float>, UnsafeMutablePointer<Float>, Int
+            ) -> Void,
+        scaleChannels: @escaping (UnsafePointer<Float>, UnsafePointer<Float>, UnsafeMutablePointer<Float>, Int) -> Void,
+        sumVectors: @escaping (UnsafePointer<Float>, Int, UnsafeMutablePointer<Float>) -> Void,
+        relu: @escaping (UnsafePointer<Float>, UnsafeMutablePointer<Float>, Int) -> Void,
+        reluGradient: @escaping (UnsafePointer<Float>, UnsafePointer<Float>, UnsafeMutablePointer<Float>, Int) -> Void,
+        add: @escaping (UnsafePointer<Float>, UnsafePointer<Float>, Bool, UnsafeMutablePointer<Float>, Int) -> Void,
+        copy: @escaping (UnsafePointer<Float>, UnsafeMutablePointer<Float>, Int) -> Void,
+        zero: @escaping (UnsafeMutablePointer<Float>, Int) -> Void,
+        dropout:
+            @escaping (UnsafePointer<Float>, UnsafeMutablePointer<Float>, Int, UInt32, UInt32, UInt32, Float) -> Void,
+        maxPool:
+            @escaping (
+                PoolingWindow, UnsafePointer<Float>, UnsafeMutablePointer<Float>, UnsafeMutablePointer<Int32>?, Int
+            ) -> Void,
+        maxPoolGradient:
+            @escaping (
+                PoolingWindow, UnsafePointer<Float>, UnsafePointer<Int32>, UnsafeMutablePointer<Float>
+            ) -> Void,
+        averagePool: @escaping (PoolingWindow, UnsafePointer<Float>, UnsafeMutablePointer<Float>) -> Void,
+        averagePoolGradient: @escaping (PoolingWindow, UnsafePointer<Float>, UnsafeMutablePointer<Float>) -> Void,
+        adaptivePool: @escaping (PoolingWindow, UnsafePointer<Float>, UnsafeMutablePointer<Float>) -> Void,
+        adaptivePoolGradient: @escaping (PoolingWindow, UnsafePointer<Float>, UnsafeMutablePointer<Float>) -> Void,
+        sgd:
+            @escaping (
+                UpdateConstants, UnsafeMutablePointer<Float>, UnsafePointer<Float>, UnsafeMutablePointer<Float>?, Int
+            ) -> Void,
+        adam:
+            @escaping (
+                UpdateConstants, UnsafeMutablePointer<Float>, UnsafePointer<Float>, UnsafeMutablePointer<Float>,
+                UnsafeMutablePointer<Float>, Int
+            ) -> Void
+    ) {
+        self.name = name
+        self.tileRows = tileRows
+        self.bandProduct = bandProduct
+        self.gather = gather
+        self.gatherDense = gatherDense
+        self.outerProduct = outerProduct
+        self.transpose16 = transpose16
+        self.sumPartials = sumPartials
+        self.moments = moments
+        self.normalize = normalize
+        self.gradientSums = gradientSums
+        self.normalizationGradient = normalizationGradient
+        self.scaleChannels = scaleChannels
+        self.sumVectors = sumVectors
+        self.relu = relu
+        self.reluGradient = reluGradient
+        self.add = add
+        self.copy = copy
+        self.zero = zero
+        self.dropout = dropout
+        self.maxPool = maxPool
+        self.maxPoolGradient = maxPoolGradient
+        self.averagePool = averagePool
+        self.averagePoolGradient = averagePoolGradient
+        self.adaptivePool = adaptivePool
+        self.adaptivePoolGradient = adaptivePoolGradient
+        self.sgd = sgd
+        self.adam = adam
+    }
+}

@@ -1,0 +1,120 @@
+#if OpenCL
+    import COpenCL
+    import Foundation
+    import GraftGraph
+    import GraftTensor
+
+    /// Which family of kernels runs on a device.
+    package enum KernelClassChoice: String, Hashable, Sendable, CaseIterable {
+        /// The one made for the device's type, unless `GRAFT_OPENCL_KERNELS` says `cpu` or `gpu`.
+        case automatic
+        /// One work-item is a register tile.
+        case cpu
+        /// Tiles in local memory.
+        case gpu
+
+        /// The kernel class for a device.
+        ///
+        /// - Throws: ``DeviceError/unsupported(_:)`` when the environment variable holds something else.
+        package func make(for device: KernelDevice) throws(DeviceError) -> any KernelClass {
+            switch self {
+            case .cpu, .gpu: throw DeviceError.unsupported("the kernels of the \(rawValue) class are not in this build")
+            case .automatic:
+                guard let name = ProcessInfo.processInfo.environment["GRAFT_OPENCL_KERNELS"], !name.isEmpty else {
+                    return try (device.isGPU ? KernelClassChoice.gpu : .cpu).make(for: device)
+                }
+                guard let choice = KernelClassChoice(rawValue: name), choice != .automatic else {
+                    throw DeviceError.unsupported("GRAFT_OPENCL_KERNELS is \"\(name)\"; it takes cpu or gpu")
+                }
+                return try choice.make(for: device)
+            }
+        }
+    }
+
+    /// An OpenCL device that runs programs.
+    package final class OpenCLBackend: DeviceBackend {
+        /// How a backend is made.
+        package struct Options: Sendable {
+            /// Where built programs are kept between runs; nil keeps them in memory only.
+            package var cache: ProgramCache? = .standard
+            /// Kernel files by name; tests put in broken ones.
+            package var sources: [String: String] = KernelSources.texts
+
+            package init() {}
+
+            package init(cache: ProgramCache?, sources: [String: String] = KernelSources.texts) {
+                self.cache = cache
+                self.sources = sources
+            }
+        }
+
+        package let description: DeviceDescription
+        /// Also at most what 32-bit element indices in kernels reach.
+        package var maximumArenaByteCount: Int { min(context.maximumBufferByteCount, 8 << 30 - context.alignment) }
+        package var alignment: Int { context.alignment }
+        /// Programs compiled from source and taken from the cache on disk so far.
+        package var builtProgramCounts: (compiled: Int, loaded: Int) { (builder.compiledCount, builder.loadedCount) }
+
+        private let context: OpenCLContext
+        private let kernels: any KernelClass
+        private let builder: ProgramBuilder
+
+        /// Opens a device.
+        ///
+        /// - Throws: ``DeviceError/unavailable(_:)`` for a rejected device, ``DeviceError/callFailed`` when the driver refuses.
+        package convenience init(
+            _ entry: OpenCLDeviceEntry, kernelClass: KernelClassChoice = .automatic, options: Options = Options()
+        ) throws(DeviceError) {
+            let context = try OpenCLContext(entry)
+            try self.init(context, kernels: kernelClass.make(for: context.kernelDevice), options: options)
+        }
+
+        /// Opens a device with a kernel class of the caller's.
+        package convenience init(
+            _ entry: OpenCLDeviceEntry, kernels: any KernelClass, options: Options = Options()
+        ) throws(DeviceError) {
+            self.init(try OpenCLContext(entry), kernels: kernels, options: options)
+        }
+
+        private init(_ context: OpenCLContext, kernels: any KernelClass, options: Options) {
+            self.context = context
+            self.kernels = kernels
+            builder = ProgramBuilder(context: context, sources: options.sources, cache: options.cache)
+            var description = context.description
+            description.kernelClass = kernels.name
+            self.description = description
+        }
+
+        package func byteCount(of kind: ValueKind) -> Int { kernels.byteCount(of: kind) }
+
+        package func workspaceByteCount(for primitive: Primitive) -> Int { kernels.workspaceByteCount(for: primitive) }
+
+        /// - Throws: ``DeviceError/outOfMemory`` before anything is allocated when the plan is larger than the device.
+        package func allocate(_ plan: MemoryPlan) throws(DeviceError) -> any DeviceMemory {
+            let total = plan.totalByteCount
+            let largest = plan.arenas.map(\.byteCount).max() ?? 0
+            if total > description.memoryByteCount || largest > context.maximumBufferByteCount {
+                throw DeviceError.outOfMemory(
+                    device: "\(description.selector) (\(description.name))", requestedByteCount: max(total, largest),
+                    availableByteCount: total > description.memoryByteCount
+                        ? description.memoryByteCount : context.maximumBufferByteCount,
+                    advice: "Try a smaller --batch-size or --image-size, or freeze more layers.")
+            }
+            return try OpenCLMemory(plan: plan, context: context, kernels: kernels)
+        }
+
+        package func prepare(
+            _ program: Program, index: Int, memory: any DeviceMemory
+        ) throws(DeviceError) -> any PreparedProgram {
+            guard let memory = memory as? OpenCLMemory, memory.context === context else {
+                throw DeviceError.unsupported("a program was prepared with memory of another device")
+            }
+            guard memory.plan.slots.indices.contains(index), memory.plan.slots[index].count == program.values.count
+            else {
+                throw DeviceError.unsupported("program \(index) is not one that the memory plan was made for")
+            }
+            return try OpenCLProgram(
+                program, index: index, memory: memory, context: context, kernels: kernels, builder: builder)
+        }
+    }
+#endif

@@ -1,0 +1,319 @@
+import Foundation
+
+/// Pictures of one training or evaluation step, ready for upload.
+public struct ImageBatch: Sendable, Equatable {
+    /// The batch's position in the epoch; batches that came out empty leave gaps.
+    public let index: Int
+    /// `count × imageSize × imageSize × 3` bytes.
+    public let pixels: [UInt8]
+    /// The classes.
+    public let labels: [Int32]
+    /// The positions in the data set.
+    public let sampleIndices: [Int]
+    /// Pictures left out of this batch, and of empty batches before it.
+    public let skipped: [SkippedImage]
+
+    /// The number of pictures, at least 1.
+    public var count: Int { labels.count }
+}
+
+/// A picture that was left out, and why.
+public struct SkippedImage: Sendable, Equatable {
+    /// The position in the data set.
+    public let sampleIndex: Int
+    /// What was wrong; it names the file.
+    public let error: ImageError
+}
+
+/// What to do about a picture that cannot be decoded.
+public enum BadImagePolicy: String, Sendable, Hashable, Codable, CaseIterable {
+    /// Throw the error, which names the file.
+    case fail
+    /// Leave the picture out and report it.
+    case skip
+}
+
+/// How pictures become batches.
+public struct BatchLoaderOptions: Sendable {
+    /// Pictures per batch.
+    public var batchSize: Int
+    /// Threads that decode.
+    public var workerCount: Int
+    /// Batches that are decoded or being decoded ahead of the consumer.
+    public var prefetchCount: Int
+    /// Random changes to the pictures.
+    public var augmentation: Augmentation
+    /// The seed of those.
+    public var seed: UInt64
+    /// The epoch, or the number of a cached view, for those.
+    public var epoch: Int
+    /// What to do about a picture that cannot be decoded.
+    public var onBadImage: BadImagePolicy
+    /// Whether a last batch with fewer pictures is left out.
+    public var dropsLast: Bool
+    /// The first batch to deliver, counted from 0: how an interrupted epoch goes on.
+    public var firstBatch: Int
+    /// Bounds on what is read from a file.
+    public var limits: ImageLimits
+
+    /// Makes options; counts below 1 are taken as 1.
+    public init(
+        batchSize: Int = 32, workerCount: Int = 1, prefetchCount: Int = 2, augmentation: Augmentation = .none,
+        seed: UInt64 = 0, epoch: Int = 0, onBadImage: BadImagePolicy = .fail, dropsLast: Bool = false,
+        firstBatch: Int = 0, limits: ImageLimits = ImageLimits()
+    ) {
+        self.batchSize = max(batchSize, 1)
+        self.workerCount = max(workerCount, 1)
+        self.prefetchCount = max(prefetchCount, 1)
+        self.augmentation = augmentation
+        self.seed = seed
+        self.epoch = epoch
+        self.onBadImage = onBadImage
+        self.dropsLast = dropsLast
+        self.firstBatch = max(firstBatch, 0)
+        self.limits = limits
+    }
+}
+
+/// Decodes one epoch's pictures on threads of its own, ahead of the consumer, and delivers them in order.
+///
+/// Batch `b` holds the positions `b · batchSize ..< (b + 1) · batchSize` of `order`, whatever the number of threads.
+/// Under `BadImagePolicy.skip` a batch is smaller by the pictures left out, and one without any picture is not delivered.
+/// The threads end when the epoch does, on `cancel()`, on an error, or when the loader is released.
+public final class BatchLoader: @unchecked Sendable {
+    // Mutable state lies in `shared`, behind its condition; this class holds only constants.
+    private let shared: SharedState
+
+    /// The number of batches of the whole epoch, before any picture is left out.
+    public let batchCount: Int
+
+    /// Starts decoding.
+    ///
+    /// - Parameters:
+    ///   - dataset: the pictures.
+    ///   - order: positions in the data set, in the order of delivery.
+    ///   - preprocessing: from picture to input.
+    ///   - options: the rest.
+    public init(
+        dataset: ImageDataset, order: [Int], preprocessing: ImagePreprocessing,
+        options: BatchLoaderOptions = BatchLoaderOptions()
+    ) {
+        precondition(order.allSatisfy(dataset.samples.indices.contains), "a position outside the data set")
+        let used = options.dropsLast ? order.count / options.batchSize * options.batchSize : order.count
+        batchCount = (used + options.batchSize - 1) / options.batchSize
+        shared = SharedState(
+            dataset: dataset, order: Array(order.prefix(used)), preprocessing: preprocessing, options: options,
+            batchCount: batchCount)
+        let remaining = max(used - min(options.firstBatch, batchCount) * options.batchSize, 0)
+        shared.start(workerCount: min(options.workerCount, remaining))
+    }
+
+    deinit { shared.stop() }
+
+    /// The next batch in order; waits for it. Nil after the last one and after `cancel()`.
+    ///
+    /// - Throws: under `BadImagePolicy.fail` the error of the batch's first bad picture, after all batches before it;
+    ///   later calls throw it again.
+    public func next() throws(ImageError) -> ImageBatch? { try shared.next() }
+
+    /// Ends the threads, waiting for the pictures they are at, and drops what was decoded.
+    public func cancel() { shared.stop() }
+
+    /// All pictures left out so far, in order of delivery.
+    public var skippedImages: [SkippedImage] { shared.skippedImages }
+}
+
+/// What the consumer and the workers share; workers keep it alive, not the loader.
+private final class SharedState: @unchecked Sendable {
+    /// One batch on its way: workers fill its places side by side.
+    final class Pending {
+        let pixels: UnsafeMutablePointer<UInt8>
+        let count: Int
+        var remaining: Int
+        var errors: [Int: ImageError] = [:]
+
+        init(count: Int, byteCount: Int) {
+            pixels = UnsafeMutablePointer<UInt8>.allocate(capacity: max(count * byteCount, 1))
+            self.count = count
+            remaining = count
+        }
+
+        deinit { pixels.deallocate() }
+    }
+
+    let dataset: ImageDataset
+    let order: [Int]
+    let preprocessing: ImagePreprocessing
+    let options: BatchLoaderOptions
+    let batchCount: Int
+
+    private let condition = NSCondition()
+    // Everything below only while `condition` is held.
+    private var pending: [Int: Pending] = [:]
+    private var nextPosition: Int
+    private var nextBatch: Int
+    private var liveWorkers = 0
+    private var isStopped = false
+    private var failure: ImageError?
+    private var skipped: [SkippedImage] = []
+
+    init(
+        dataset: ImageDataset, order: [Int], preprocessing: ImagePreprocessing, options: BatchLoaderOptions,
+        batchCount: Int
+    ) {
+        self.dataset = dataset
+        self.order = order
+        self.preprocessing = preprocessing
+        self.options = options
+        self.batchCount = batchCount
+        nextBatch = min(options.firstBatch, batchCount)
+        nextPosition = nextBatch * options.batchSize
+    }
+
+    func start(workerCount: Int) {
+        condition.lock()
+        liveWorkers = workerCount
+        condition.unlock()
+        for index in 0..<workerCount {
+            let thread = Thread { [self] in work() }
+            thread.name = "graft-images-\(index)"
+            thread.start()
+        }
+    }
+
+    /// Ends the workers and waits for them.
+    func stop() {
+        condition.lock()
+        isStopped = true
+        pending.removeAll()
+        condition.broadcast()
+        while liveWorkers > 0 { condition.wait() }
+        condition.unlock()
+    }
+
+    var skippedImages: [SkippedImage] {
+        condition.lock()
+        defer { condition.unlock() }
+        return skipped
+    }
+
+    // MARK: Workers
+
+    private func work() {
+        let workspace = ImageWorkspace()
+        while let (batch, position) = take() {
+            let place = position % options.batchSize
+            let target = batch.pixels + place * preprocessing.byteCount
+            let error = load(order[position], into: target, workspace: workspace)
+            condition.lock()
+            if let error { batch.errors[place] = error }
+            batch.remaining -= 1
+            if batch.remaining == 0 { condition.broadcast() }
+            condition.unlock()
+        }
+        condition.lock()
+        liveWorkers -= 1
+        condition.broadcast()
+        condition.unlock()
+    }
+
+    /// The next place to fill, once its batch is near enough to the consumer; nil when there is nothing left.
+    private func take() -> (batch: Pending, position: Int)? {
+        condition.lock()
+        defer { condition.unlock() }
+        while true {
+            if isStopped || nextPosition >= order.count { return nil }
+            let index = nextPosition / options.batchSize
+            if index < nextBatch + options.prefetchCount {
+                let position = nextPosition
+                nextPosition += 1
+                if let batch = pending[index] { return (batch, position) }
+                let count = min(options.batchSize, order.count - index * options.batchSize)
+                let batch = Pending(count: count, byteCount: preprocessing.byteCount)
+                pending[index] = batch
+                return (batch, position)
+            }
+            condition.wait()
+        }
+    }
+
+    private func load(
+        _ sampleIndex: Int, into target: UnsafeMutablePointer<UInt8>, workspace: ImageWorkspace
+    ) -> ImageError? {
+        let view: PixelView
+        switch dataset.source {
+        case .folder:
+            do {
+                view = try workspace.decode(
+                    contentsOf: dataset.path(of: sampleIndex), exif: preprocessing.exif, limits: options.limits)
+            } catch {
+                return error
+            }
+        case .memory(let images):
+            let image = images[sampleIndex]
+            let copy = workspace.decoded.reserve(image.pixels.count)
+            image.pixels.withUnsafeBufferPointer { pixels in
+                if let base = pixels.baseAddress { copy.update(from: base, count: pixels.count) }
+            }
+            view = PixelView(
+                base: UnsafePointer(copy), width: image.width, height: image.height, stride: image.width * 3)
+        }
+        let transformation = options.augmentation.transformation(
+            seed: options.seed, epoch: options.epoch, sampleIndex: sampleIndex, width: view.width, height: view.height)
+        preprocessing.render(view, transformation: transformation, into: target, workspace: workspace)
+        return nil
+    }
+
+    // MARK: Consumer
+
+    func next() throws(ImageError) -> ImageBatch? {
+        var leftOut: [SkippedImage] = []
+        while true {
+            condition.lock()
+            if let failure {
+                condition.unlock()
+                throw failure
+            }
+            while !isStopped, nextBatch < batchCount, pending[nextBatch]?.remaining != 0 { condition.wait() }
+            guard !isStopped, let batch = pending.removeValue(forKey: nextBatch) else {
+                condition.unlock()
+                return nil
+            }
+            let index = nextBatch
+            nextBatch += 1
+            let first = index * options.batchSize
+            if options.onBadImage == .fail, let place = batch.errors.keys.min(), let error = batch.errors[place] {
+                failure = error
+                condition.unlock()
+                stop()
+                throw error
+            }
+            let newlySkipped = batch.errors.sorted { $0.key < $1.key }.map {
+                SkippedImage(sampleIndex: order[first + $0.key], error: $0.value)
+            }
+            skipped += newlySkipped
+            condition.broadcast()
+            condition.unlock()
+            leftOut += newlySkipped
+            if batch.errors.count < batch.count { return assemble(batch, index: index, leftOut: leftOut) }
+        }
+    }
+
+    private func assemble(_ batch: Pending, index: Int, leftOut: [SkippedImage]) -> ImageBatch {
+        let first = index * options.batchSize
+        let places = (0..<batch.count).filter { batch.errors[$0] == nil }
+        let byteCount = preprocessing.byteCount
+        let pixels = [UInt8](unsafeUninitializedCapacity: places.count * byteCount) { buffer, initializedCount in
+            if let base = buffer.baseAddress {
+                for (row, place) in places.enumerated() {
+                    (base + row * byteCount).initialize(from: batch.pixels + place * byteCount, count: byteCount)
+                }
+            }
+            initializedCount = places.count * byteCount
+        }
+        let indices = places.map { order[first + $0] }
+        return ImageBatch(
+            index: index, pixels: pixels, labels: indices.map { Int32(truncatingIfNeeded: dataset.samples[$0].label) },
+            sampleIndices: indices, skipped: leftOut)
+    }
+}

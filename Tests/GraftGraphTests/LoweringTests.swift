@@ -1,0 +1,172 @@
+import GraftGraph
+import GraftTensor
+import Testing
+
+/// A stem, two residual blocks and a head: small enough to follow on paper.
+private func residualGraph() -> Graph {
+    var graph = Graph()
+    var x = graph.add("input", .input(channels: 3))
+    x = graph.add("conv1", .convolution(ConvolutionLayer(3, 4, kernel: 3, padding: 1)), x)
+    x = graph.add("bn1", .batchNormalization(channels: 4), x)
+    x = graph.add("relu", .relu, x)
+    for name in ["layer1", "layer2"] {
+        let input = x
+        x = graph.add("\(name).conv1", .convolution(ConvolutionLayer(4, 4, kernel: 3, padding: 1)), x)
+        x = graph.add("\(name).bn1", .batchNormalization(channels: 4), x)
+        x = graph.add("\(name).relu", .relu, x)
+        x = graph.add("\(name).conv2", .convolution(ConvolutionLayer(4, 4, kernel: 3, padding: 1)), x)
+        x = graph.add("\(name).bn2", .batchNormalization(channels: 4), x)
+        x = graph.add("\(name).add", .add, x, input)
+        x = graph.add("\(name).relu", .relu, x)
+    }
+    x = graph.add("avgpool", .adaptiveAveragePooling(height: 1, width: 1), x)
+    x = graph.add("flatten", .flatten, x)
+    _ = graph.add("fc", .linear(inputFeatures: 4, outputFeatures: 2), x)
+    return graph
+}
+
+private func program(
+    _ graph: Graph, mode: LoweringOptions.Mode, trainable prefixes: [String] = [], statistics: FrozenStatistics = .keep,
+    outputs: [String] = []
+) throws -> Program {
+    var options = LoweringOptions(batch: 2, height: 8, width: 8, mode: mode, input: .tensor)
+    let names = graph.parameters.filter(\.role.isTrainable).map(\.name)
+        .filter { name in prefixes.contains { name.hasPrefix($0 + ".") } }
+    if !names.isEmpty { options.cohorts = [names] }
+    options.frozenStatistics = statistics
+    options.outputs = outputs
+    return try Program(graph, options)
+}
+
+extension Program {
+    fileprivate func kinds() -> [Primitive.Kind] { instructions.map(\.primitive.kind) }
+    fileprivate func count(_ kind: Primitive.Kind) -> Int { kinds().filter { $0 == kind }.count }
+}
+
+@Suite struct LoweringTests {
+    @Test func inferenceFoldsNormsAndFusesResiduals() throws {
+        let program = try program(residualGraph(), mode: .inference)
+        #expect(program.kinds() == [
+            .convolution, .convolution, .convolution, .convolution, .convolution, .adaptiveAveragePooling, .convolution,
+        ])
+        guard case .convolution(_, let epilogue) = program.instructions[2].primitive else {
+            Issue.record("not a convolution")
+            return
+        }
+        #expect(epilogue == Epilogue(bias: true, residual: true, relu: true))
+        #expect(program.instructions[2].node == "layer1.relu_1")
+    }
+
+    @Test func requestedNodesAreNotFusedAway() throws {
+        let program = try program(
+            residualGraph(), mode: .inference, outputs: ["layer1.bn2", "layer1.conv1", "layer1", "layer1.add"])
+        #expect(Set(program.outputs.keys) == ["layer1.bn2", "layer1.conv1", "layer1", "layer1.add"])
+        for id in program.outputs.values { #expect(program[id].storage == .output) }
+        // Nothing behind layer1 is computed.
+        #expect(!program.instructions.contains { $0.node.hasPrefix("layer2") || $0.node == "fc" })
+        #expect(program.kinds() == [
+            .convolution, .convolution, .batchNormalizationInference, .convolution, .add, .relu,
+        ])
+    }
+
+    @Test func headOnlyComputesNoGradientOfActivations() throws {
+        let program = try program(residualGraph(), mode: .training, trainable: ["fc"])
+        #expect(program.count(.convolutionInputGradient) == 0)
+        #expect(program.count(.convolutionWeightGradient) == 1)
+        #expect(program.count(.channelSum) == 1)
+        #expect(program.count(.batchNormalizationTraining) == 0)
+        #expect(program.count(.optimizerUpdate) == 1)
+    }
+
+    @Test func gradientsPassThroughAFrozenLayerAndStopBelowTheLowestTrainableOne() throws {
+        // layer1 trains through a frozen layer2: dx flows through layer2's folded weights, its statistics are kept.
+        let program = try program(residualGraph(), mode: .training, trainable: ["layer1", "fc"])
+        #expect(program.count(.batchNormalizationTraining) == 2)
+        #expect(program.count(.batchNormalizationTrainingGradient) == 2)
+        #expect(program.count(.convolutionWeightGradient) == 3)
+        // fc, layer2.conv2, layer2.conv1, layer1.conv2; none for layer1.conv1 and conv1.
+        #expect(program.count(.convolutionInputGradient) == 4)
+        #expect(!program.instructions.contains {
+            $0.primitive.kind == .convolutionInputGradient && ($0.node == "layer1.conv1" || $0.node == "conv1")
+        })
+        // The residual of layer2 adds to what comes through its convolutions, as an addend.
+        let addends = program.instructions.filter {
+            if case .convolutionInputGradient(_, true) = $0.primitive { true } else { false }
+        }
+        #expect(addends.map(\.node) == ["layer2.conv1"])
+        let gradients = Set(program.values.compactMap { value -> String? in
+            if case .gradient(let key) = value.storage { key } else { nil }
+        })
+        #expect(gradients == [
+            "layer1.conv1.weight", "layer1.bn1.weight", "layer1.bn1.bias", "layer1.conv2.weight", "layer1.bn2.weight",
+            "layer1.bn2.bias", "fc.weight", "fc.bias",
+        ])
+    }
+
+    @Test func trackedStatisticsUseTheBatchEverywhere() throws {
+        let kept = try program(residualGraph(), mode: .training, trainable: ["fc"], statistics: .keep)
+        let tracked = try program(residualGraph(), mode: .training, trainable: ["fc"], statistics: .track)
+        #expect(kept.count(.batchNormalizationTraining) == 0)
+        #expect(tracked.count(.batchNormalizationTraining) == 5)
+        #expect(tracked.count(.batchNormalizationTrainingGradient) == 0)
+    }
+
+    @Test func everyTransientIsWrittenOnceBeforeItIsRead() throws {
+        for trainable in [["fc"], ["layer1", "fc"], ["conv1", "bn1", "layer1", "layer2", "fc"], ["layer2.bn1"], ["bn1"]] {
+            for statistics in FrozenStatistics.allCases {
+                let program = try program(residualGraph(), mode: .training, trainable: trainable, statistics: statistics)
+                var written: Set<ValueID> = []
+                for instruction in program.instructions {
+                    for input in instruction.inputs where program[input].storage == .transient {
+                        #expect(written.contains(input), "\(program[input].name) is read before it is written")
+                    }
+                    for output in instruction.outputs where program[output].storage == .transient {
+                        #expect(written.insert(output).inserted, "\(program[output].name) is written twice")
+                    }
+                }
+            }
+        }
+    }
+
+    @Test func operandShapesAgreeWithTheirPrimitives() throws {
+        let program = try program(residualGraph(), mode: .training, trainable: ["conv1", "bn1", "layer1", "layer2", "fc"])
+        for instruction in program.instructions {
+            switch instruction.primitive {
+            case .convolution(let geometry, _):
+                #expect(program[instruction.inputs[0]].kind == .activation(geometry.input))
+                #expect(program[instruction.outputs[0]].kind == .activation(geometry.output))
+            case .convolutionWeightGradient(let geometry):
+                #expect(program[instruction.inputs[1]].kind == .activation(geometry.output))
+                #expect(program[instruction.outputs[0]].kind == .weight(geometry.weight))
+            case .convolutionInputGradient(let geometry, _):
+                #expect(program[instruction.inputs[0]].kind == .activation(geometry.output))
+                #expect(program[instruction.outputs[0]].kind == .activation(geometry.input))
+            case .add(let shape, _), .reluGradient(let shape), .batchNormalizationTrainingGradient(let shape):
+                for id in instruction.inputs.prefix(2) { #expect(program[id].kind == .activation(shape)) }
+            default: break
+            }
+        }
+    }
+
+    @Test func oneValuePerChannelIsRefused() throws {
+        var graph = Graph()
+        var x = graph.add("input", .input(channels: 3))
+        x = graph.add("bn", .batchNormalization(channels: 3), x)
+        _ = graph.add("avgpool", .adaptiveAveragePooling(height: 1, width: 1), x)
+        var options = LoweringOptions(batch: 1, height: 1, width: 1, mode: .training, input: .tensor)
+        options.cohorts = [["bn.weight", "bn.bias"]]
+        #expect(throws: GraphError.oneValuePerChannel(node: "bn", shape: ActivationShape(1, 3, 1, 1))) {
+            try Program(graph, options)
+        }
+    }
+
+    @Test func unknownNodesShowNearMatches() throws {
+        #expect(throws: GraphError.unknownNode("layer9", near: ["layer1", "layer2"])) {
+            try residualGraph().index(of: "layer9")
+        }
+        let graph = residualGraph()
+        #expect(try graph.nodes[graph.index(of: "layer1")].name == "layer1.relu_1")
+        #expect(try graph.nodes[graph.index(of: "fc:input")].name == "flatten")
+        #expect(try graph.index(of: "logits") == graph.outputIndex)
+    }
+}

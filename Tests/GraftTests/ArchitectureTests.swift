@@ -1,0 +1,81 @@
+import Foundation
+import Graft
+import GraftCheckpoint
+import GraftTensor
+import Testing
+
+@Suite struct ArchitectureTests {
+    private struct Entry: Decodable {
+        let tensors: Int
+        let elements: Int
+        let sha256: String
+    }
+
+    private static let reference: [String: Entry] = {
+        let url = URL(fileURLWithPath: #filePath).deletingLastPathComponent()
+            .appendingPathComponent("Fixtures/architectures.json")
+        let data = (try? Data(contentsOf: url)) ?? Data()
+        return (try? JSONDecoder().decode([String: Entry].self, from: data)) ?? [:]
+    }()
+
+    @Test func everyArchitectureHasAReference() {
+        #expect(Set(Architecture.all.map(\.name)) == Set(Self.reference.keys))
+    }
+
+    @Test(arguments: Architecture.all.map(\.name))
+    func stateDictionaryIsPyTorchs(_ name: String) throws {
+        let entry = try #require(Self.reference[name])
+        let parameters = try Architecture.named(name).stateDescription(classCount: nil)
+        #expect(parameters.count == entry.tensors)
+        #expect(parameters.reduce(0) { $0 + $1.shape.elementCount } == entry.elements)
+        let digest = SHA256Digest()
+        for parameter in parameters { digest.update("\(parameter.name) \(parameter.shape)\n") }
+        #expect(try digest.hex() == entry.sha256)
+    }
+
+    @Test func unknownNamesShowNearMatches() {
+        #expect(throws: GraftError.unknownModel("resnet-18", near: ["resnet18", "resnet101", "resnet152", "resnet34", "resnet50"])) {
+            try Architecture.named("resnet-18")
+        }
+    }
+
+    @Test(arguments: [("resnet18", "fc"), ("vgg11", "classifier.6"), ("squeezenet1_1", "classifier.1"), ("resnet20_cifar", "linear")])
+    func headsAreReplacedAndEverythingElseKept(_ name: String, head: String) throws {
+        var model = try Model(name, classCount: 7, seed: 3)
+        let before = model.state
+        model.freeze()
+        try model.replaceHead(classCount: 3, seed: 4)
+        #expect(model.classCount == 3)
+        #expect(model.trainable == ["\(head).weight", "\(head).bias"])
+        #expect(model.state["\(head).weight"]?.shape[0] == 3)
+        for (tensor, value) in before where !tensor.hasPrefix(head + ".") { #expect(model.state[tensor] == value) }
+        let bound = 1 / Float(model.state["\(head).weight"].map { $0.shape.elementCount / 3 } ?? 1).squareRoot()
+        #expect(model.state["\(head).weight"]?.floats?.allSatisfy { abs($0) <= bound } == true)
+    }
+
+    @Test func selectors() throws {
+        var model = try Model("resnet18", classCount: 4)
+        model.freeze()
+        #expect(try model.unfreeze("layer3").count == 15)
+        #expect(try model.unfreeze("layer3") == [])
+        try model.freeze("layer3.0")
+        #expect(model.trainable.contains("layer3.1.conv1.weight"))
+        #expect(!model.trainable.contains("layer3.0.conv1.weight"))
+        #expect(try model.names("head") == ["fc.weight", "fc.bias"])
+        #expect(try model.names("layer?.0.bn1").count == 8)
+        #expect(try model.names("*.bias").allSatisfy { $0.hasSuffix(".bias") })
+        #expect(try model.names("backbone").count + 2 == model.names("all").count)
+        #expect(throws: GraftError.self) { try model.names("layer9") }
+        let near = nearMatchesOfFailure { try model.names("layr3") }
+        #expect(near.contains("layer3"))
+    }
+
+    private func nearMatchesOfFailure(_ body: () throws -> [String]) -> [String] {
+        do {
+            _ = try body()
+        } catch {
+            if let error = error as? GraftError, case .unknownSelector(_, let near) = error { return near }
+        }
+        return []
+    }
+}
