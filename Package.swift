@@ -74,7 +74,7 @@ var targets: [Target] = [
     .testTarget(
         name: "GraftTests", dependencies: ["Graft", "GraftGraph", "GraftTensor", "GraftCheckpoint", "GraftVision"],
         exclude: ["Fixtures"]),
-    .testTarget(name: "CLITests", dependencies: ["GraftTensor", "GraftCheckpoint"]),
+    .testTarget(name: "CLITests", dependencies: ["GraftTensor", "GraftCheckpoint", "GraftVision"]),
     .testTarget(name: "LayeringTests"),
 ]
 

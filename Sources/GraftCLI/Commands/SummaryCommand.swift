@@ -44,8 +44,8 @@ enum SummaryCommand {
         var table = Table([
             Table.Column(title: "node", isFlexible: true), Table.Column(title: "layer", isFlexible: true),
             Table.Column(title: "output"), Table.Column(title: "parameters", alignment: .right),
-            Table.Column(title: "MMACs", alignment: .right), Table.Column(title: "trainable"),
-            Table.Column(title: "statistics"), Table.Column(title: "backward"),
+            Table.Column(title: "MMACs", alignment: .right), Table.Column(title: "trains"),
+            Table.Column(title: "stats"), Table.Column(title: "backward"),
         ])
         for row in summary.rows {
             table.rows.append([

@@ -68,7 +68,7 @@ final class TrainingReport {
                 "model": .string(model.architecture.name), "classes": .integer(model.classCount),
                 "device": .string(trainer.deviceDescription.selector), "steps": .integer(trainer.stepCount),
                 "epochs": .array(entries), "best_val_accuracy": .optional(epochs.compactMap(\.validation?.top1).max()),
-                "digest": .string(model.digest), "run": .string(folder.path),
+                "digest": .string(try model.digest()), "run": .string(folder.path),
             ]
             try Console.result(result.pretty() + "\n")
             return
