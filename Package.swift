@@ -70,7 +70,8 @@ var targets: [Target] = [
         dependencies: ["GraftOpenCL", "GraftCPU", "GraftGraph", "GraftTensor", "BackendConformance"]),
     .testTarget(
         name: "GraftCheckpointTests", dependencies: ["GraftCheckpoint", "GraftTensor"], exclude: ["Fixtures"]),
-    .testTarget(name: "GraftVisionTests", dependencies: ["GraftVision", "GraftTensor"]),
+    .testTarget(
+        name: "GraftVisionTests", dependencies: ["GraftVision", "GraftTensor", "CSystemSupport"], exclude: ["Golden"]),
     .testTarget(
         name: "GraftTests", dependencies: ["Graft", "GraftGraph", "GraftTensor", "GraftCheckpoint", "GraftVision"],
         exclude: ["Fixtures"]),

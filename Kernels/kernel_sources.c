@@ -13,9 +13,50 @@ static const graft_kernel_source sources[] = {
     END,
 
     // CPU class: *_cpu.cl
+    BEGIN("batch_normalization_cpu")
+#embed "cl/batch_normalization_cpu.cl" suffix(, 0)
+    END,
+    BEGIN("convolution_cpu")
+#embed "cl/convolution_cpu.cl" suffix(, 0)
+    END,
+    BEGIN("convolution_gradient_cpu")
+#embed "cl/convolution_gradient_cpu.cl" suffix(, 0)
+    END,
+    BEGIN("elementwise_cpu")
+#embed "cl/elementwise_cpu.cl" suffix(, 0)
+    END,
+    BEGIN("optimizer_cpu")
+#embed "cl/optimizer_cpu.cl" suffix(, 0)
+    END,
+    BEGIN("pooling_cpu")
+#embed "cl/pooling_cpu.cl" suffix(, 0)
+    END,
+    BEGIN("softmax_cross_entropy_cpu")
+#embed "cl/softmax_cross_entropy_cpu.cl" suffix(, 0)
+    END,
 
     // GPU class: *_gpu.cl
-
+    BEGIN("batch_normalization_gpu")
+#embed "cl/batch_normalization_gpu.cl" suffix(, 0)
+    END,
+    BEGIN("convolution_gpu")
+#embed "cl/convolution_gpu.cl" suffix(, 0)
+    END,
+    BEGIN("convolution_weight_gradient_gpu")
+#embed "cl/convolution_weight_gradient_gpu.cl" suffix(, 0)
+    END,
+    BEGIN("elementwise_gpu")
+#embed "cl/elementwise_gpu.cl" suffix(, 0)
+    END,
+    BEGIN("optimizer_gpu")
+#embed "cl/optimizer_gpu.cl" suffix(, 0)
+    END,
+    BEGIN("pooling_gpu")
+#embed "cl/pooling_gpu.cl" suffix(, 0)
+    END,
+    BEGIN("softmax_cross_entropy_gpu")
+#embed "cl/softmax_cross_entropy_gpu.cl" suffix(, 0)
+    END,
 };
 
 size_t graft_kernel_source_count(void) { return sizeof(sources) / sizeof(sources[0]); }

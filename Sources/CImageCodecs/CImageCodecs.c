@@ -36,6 +36,8 @@ struct graft_image_decoder {
     png_infop png_information;
     const uint8_t *next;
     size_t remaining;
+    // 16-bit grey is narrowed here instead of by libpng.
+    bool is_deep_gray;
 };
 
 static void set_result(graft_image_result *result, graft_image_status status, uint32_t width, uint32_t height,
@@ -292,14 +294,17 @@ graft_image_decoder *graft_png_open(const uint8_t *bytes, size_t byte_count, uin
         return NULL;
     }
     int color_type = png_get_color_type(png, decoder->png_information);
-    png_set_strip_16(png);  // the high byte, not a rounded quotient
+    decoder->is_deep_gray =
+        color_type == PNG_COLOR_TYPE_GRAY && png_get_bit_depth(png, decoder->png_information) == 16;
+    if (!decoder->is_deep_gray) png_set_strip_16(png);  // the high byte, not a rounded quotient
     if (color_type == PNG_COLOR_TYPE_PALETTE) png_set_palette_to_rgb(png);
     if (color_type == PNG_COLOR_TYPE_GRAY) png_set_expand_gray_1_2_4_to_8(png);
     png_set_strip_alpha(png);  // dropped, not blended; also the alpha that a palette's tRNS would add
-    png_set_gray_to_rgb(png);
+    if (!decoder->is_deep_gray) png_set_gray_to_rgb(png);
     png_set_interlace_handling(png);
     png_read_update_info(png, decoder->png_information);
-    if (png_get_rowbytes(png, decoder->png_information) != (size_t)decoder->width * 3) {
+    size_t expected = (size_t)decoder->width * (decoder->is_deep_gray ? 2 : 3);
+    if (png_get_rowbytes(png, decoder->png_information) != expected) {
         set_result(result, GRAFT_IMAGE_UNSUPPORTED, decoder->width, decoder->height, "");
         snprintf(result->message, sizeof result->message, "colour type %d with %d bits does not become RGB", color_type,
                  png_get_bit_depth(png, decoder->png_information));
@@ -316,12 +321,26 @@ static void png_read_pixels(graft_image_decoder *decoder, uint8_t *pixels, graft
         set_result(result, GRAFT_IMAGE_OUT_OF_MEMORY, decoder->width, decoder->height, "no memory for row pointers");
         return;
     }
-    for (uint32_t y = 0; y < decoder->height; y++) decoder->rows[y] = pixels + (size_t)y * decoder->width * 3;
+    size_t stride = (size_t)decoder->width * 3;
+    // Two bytes a pixel go to the end of the row's three, so that widening from the left never overtakes reading.
+    size_t offset = decoder->is_deep_gray ? decoder->width : 0;
+    for (uint32_t y = 0; y < decoder->height; y++) decoder->rows[y] = pixels + y * stride + offset;
     if (setjmp(decoder->fault)) {
         set_fault(decoder, result);
         return;
     }
     png_read_image(decoder->png, decoder->rows);
+    if (decoder->is_deep_gray) {
+        for (uint32_t y = 0; y < decoder->height; y++) {
+            const uint8_t *deep = decoder->rows[y];
+            uint8_t *rgb = pixels + y * stride;
+            for (uint32_t x = 0; x < decoder->width; x++) {
+                // Pillow reads this kind into whole numbers and clips them at 255 on the way to RGB.
+                uint8_t value = deep[2 * x] != 0 ? 255 : deep[2 * x + 1];
+                rgb[3 * x] = rgb[3 * x + 1] = rgb[3 * x + 2] = value;
+            }
+        }
+    }
     set_result(result, GRAFT_IMAGE_OK, decoder->width, decoder->height, "");
 }
 

@@ -18,7 +18,8 @@
         /// - Throws: ``DeviceError/unsupported(_:)`` when the environment variable holds something else.
         package func make(for device: KernelDevice) throws(DeviceError) -> any KernelClass {
             switch self {
-            case .cpu, .gpu: throw DeviceError.unsupported("the kernels of the \(rawValue) class are not in this build")
+            case .cpu: return CPUKernelClass(device: device)
+            case .gpu: return GPUKernelClass(device: device)
             case .automatic:
                 guard let name = ProcessInfo.processInfo.environment["GRAFT_OPENCL_KERNELS"], !name.isEmpty else {
                     return try (device.isGPU ? KernelClassChoice.gpu : .cpu).make(for: device)

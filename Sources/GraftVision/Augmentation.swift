@@ -24,6 +24,7 @@ public enum Augmentation: String, Sendable, Hashable, Codable, CaseIterable {
     ///   - sampleIndex: the picture's position in the data set.
     ///   - width: the decoded picture's width.
     ///   - height: the decoded picture's height.
+    /// - Returns: what to cut out and whether to mirror it.
     func transformation(seed: UInt64, epoch: Int, sampleIndex: Int, width: Int, height: Int) -> Transformation {
         func random(_ purpose: UInt64) -> CounterRandom {
             CounterRandom(

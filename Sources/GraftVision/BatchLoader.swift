@@ -78,7 +78,8 @@ public struct BatchLoaderOptions: Sendable {
 /// Decodes one epoch's pictures on threads of its own, ahead of the consumer, and delivers them in order.
 ///
 /// Batch `b` holds the positions `b · batchSize ..< (b + 1) · batchSize` of `order`, whatever the number of threads.
-/// Under `BadImagePolicy.skip` a batch is smaller by the pictures left out, and one without any picture is not delivered.
+/// Under `BadImagePolicy.skip` a batch is smaller by the pictures left out, and one without any picture is not
+/// delivered.
 /// The threads end when the epoch does, on `cancel()`, on an error, or when the loader is released.
 public final class BatchLoader: @unchecked Sendable {
     // Mutable state lies in `shared`, behind its condition; this class holds only constants.
@@ -175,8 +176,10 @@ private final class SharedState: @unchecked Sendable {
         liveWorkers = workerCount
         condition.unlock()
         for index in 0..<workerCount {
-            let thread = Thread { [self] in work() }
-            thread.name = "graft-images-\(index)"
+            let thread = Thread { [self] in
+                Thread.current.name = "graft-images-\(index)"
+                work()
+            }
             thread.start()
         }
     }

@@ -72,7 +72,8 @@ public enum ImageCodec {
     /// Decodes a JPEG or PNG file.
     ///
     /// Grey, palette, alpha, 16-bit and CMYK become RGB as Pillow's `convert("RGB")` does: alpha and transparent
-    /// colours are dropped, not blended, 16-bit samples keep their high byte. A file that ends early is an error.
+    /// colours are dropped, not blended; 16-bit samples keep their high byte, except in grey without alpha, where
+    /// values above 255 become 255. A file that ends early is an error.
     public static func decode(
         contentsOf path: String, exif: ExifPolicy = .apply, limits: ImageLimits = ImageLimits()
     ) throws(ImageError) -> RGBImage {
@@ -98,6 +99,8 @@ public enum ImageCodec {
     /// - Parameters:
     ///   - image: the picture.
     ///   - compressionLevel: zlib's, 0 (none) to 9.
+    /// - Returns: the file's bytes.
+    /// - Throws: `ImageError` when there is not enough memory or the picture is longer than PNG allows.
     public static func encodePNG(_ image: RGBImage, compressionLevel: Int = 6) throws(ImageError) -> [UInt8] {
         var result = graft_image_result()
         var byteCount = 0

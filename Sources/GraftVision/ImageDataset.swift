@@ -132,14 +132,16 @@ public struct ImageDataset: Sendable {
 
     /// Reads `FOLDER/<class>/…/<file>` as torchvision's `ImageFolder` does.
     ///
-    /// Classes are the folders in code point order. A class's files are those with a known extension in any case, in its
-    /// folder and the folders below, links followed; folders in code point order of their paths, files within a folder
+    /// Classes are the folders in code point order. A class's files are those with a known extension in any case, in
+    /// its folder and the folders below, links followed; folders in code point order of their paths, files within a folder
     /// likewise. Other files are passed over.
     ///
     /// - Parameters:
     ///   - folder: the folder of class folders.
     ///   - emptyClasses: what to do about a class without pictures.
     ///   - limit: only the first pictures of that order.
+    /// - Throws: `ImageDatasetError` for a folder that cannot be read, has no class folders or has classes without
+    ///   pictures.
     public init(
         folder: String, emptyClasses: EmptyClassPolicy = .fail, limit: Int? = nil
     ) throws(ImageDatasetError) {

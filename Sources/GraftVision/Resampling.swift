@@ -14,8 +14,8 @@ public enum Interpolation: String, Sendable, Hashable, Codable, CaseIterable {
 ///
 /// A pixel of the result is a weighted sum of source pixels around `(x + 0.5) · scale`; the weights are the kernel,
 /// widened by the scale when shrinking, normalised, and rounded to 22 fractional bits. Rows are resampled first, to
-/// 8 bits, then columns. A direction in which the size stays is left out. Source: Pillow's `Image.resize`, and
-/// Turkowski, "Filters for common resampling tasks" (1990), for the method.
+/// 8 bits, then columns (or the other way round, see `isVerticalFirst`). A direction in which the size stays is left
+/// out. Source: Pillow's `Image.resize`; for the method, Turkowski, "Filters for common resampling tasks" (1990).
 ///
 /// A sum of products of bytes and 23-bit weights does not depend on its order, so it is split for the sake of 16-bit
 /// multiplication: weight = high · 2^11 + low, and both parts are multiplied and added in pairs. Sums wrap around
@@ -105,10 +105,12 @@ enum Resampling {
     ///   - source: the picture; `PixelBuffer.slackByteCount` bytes behind it must be readable.
     ///   - width: the width of the complete result.
     ///   - height: the height of the complete result.
+    ///   - interpolation: how to interpolate.
     ///   - columns: the window's columns within the result; only these are computed.
     ///   - rows: the window's rows within the result.
     ///   - target: where the window's first pixel goes.
     ///   - targetStride: bytes between the window's rows.
+    ///   - workspace: where the picture between the passes goes.
     static func resize(
         _ source: PixelView, width: Int, height: Int, interpolation: Interpolation, columns: Range<Int>,
         rows: Range<Int>,
@@ -121,32 +123,44 @@ enum Resampling {
                 targetStride: targetStride)
             return
         }
-        let vertical: Weights? =
-            height == source.height
-            ? nil
-            : Weights(inputCount: source.height, outputCount: height, positions: rows, interpolation: interpolation)
-        let neededRows = vertical?.sourceRange ?? rows
-        var intermediate = source.cropped(x: columns.lowerBound, y: 0, width: columns.count, height: source.height)
-        var firstRow = 0
-        if width != source.width {
-            let weights = Weights(
-                inputCount: source.width, outputCount: width, positions: columns, interpolation: interpolation)
-            let input = source.cropped(x: 0, y: neededRows.lowerBound, width: source.width, height: neededRows.count)
-            guard vertical != nil else {
-                resampleRows(input, weights: weights, target: target, targetStride: targetStride)
-                return
-            }
+        let horizontal = Weights(
+            inputCount: source.width, outputCount: width, positions: columns, interpolation: interpolation)
+        let vertical = Weights(
+            inputCount: source.height, outputCount: height, positions: rows, interpolation: interpolation)
+        if height == source.height {
+            let input = source.cropped(x: 0, y: rows.lowerBound, width: source.width, height: rows.count)
+            resampleRows(input, weights: horizontal, firstColumn: 0, target: target, targetStride: targetStride)
+        } else if width == source.width {
+            let input = source.cropped(x: columns.lowerBound, y: 0, width: columns.count, height: source.height)
+            resampleColumns(input, firstRow: 0, weights: vertical, target: target, targetStride: targetStride)
+        } else if isVerticalFirst(width: source.width, height: source.height, newWidth: width, newHeight: height) {
+            let needed = horizontal.sourceRange
+            let input = source.cropped(x: needed.lowerBound, y: 0, width: needed.count, height: source.height)
+            let stride = needed.count * 3
+            let buffer = workspace.intermediate.reserve(stride * rows.count)
+            resampleColumns(input, firstRow: 0, weights: vertical, target: buffer, targetStride: stride)
+            let between = PixelView(
+                base: UnsafePointer(buffer), width: needed.count, height: rows.count, stride: stride)
+            resampleRows(
+                between, weights: horizontal, firstColumn: needed.lowerBound, target: target, targetStride: targetStride
+            )
+        } else {
+            let needed = vertical.sourceRange
+            let input = source.cropped(x: 0, y: needed.lowerBound, width: source.width, height: needed.count)
             let stride = columns.count * 3
-            let buffer = workspace.intermediate.reserve(stride * neededRows.count)
-            resampleRows(input, weights: weights, target: buffer, targetStride: stride)
-            intermediate = PixelView(
-                base: UnsafePointer(buffer), width: columns.count, height: neededRows.count, stride: stride)
-            firstRow = neededRows.lowerBound
-        }
-        if let vertical {
+            let buffer = workspace.intermediate.reserve(stride * needed.count)
+            resampleRows(input, weights: horizontal, firstColumn: 0, target: buffer, targetStride: stride)
+            let between = PixelView(
+                base: UnsafePointer(buffer), width: columns.count, height: needed.count, stride: stride)
             resampleColumns(
-                intermediate, firstRow: firstRow, weights: vertical, target: target, targetStride: targetStride)
+                between, firstRow: needed.lowerBound, weights: vertical, target: target, targetStride: targetStride)
         }
+    }
+
+    /// Whether columns come before rows, which changes the rounding in between: since Pillow 13, when the height loses
+    /// more than twice as many pixels as the width.
+    static func isVerticalFirst(width: Int, height: Int, newWidth: Int, newHeight: Int) -> Bool {
+        newHeight < height && height - newHeight > 2 * (width - newWidth)
     }
 
     /// Products of bytes and parts of weights, added in pairs: one instruction on x86-64.
@@ -193,9 +207,10 @@ enum Resampling {
         target[2] = bytes[2]
     }
 
-    /// The horizontal pass: every row of `source` to `weights.starts.count` pixels, four rows at a time.
+    /// The horizontal pass: every row of `source` to `weights.starts.count` pixels, four rows at a time;
+    /// column 0 of `source` is the picture's `firstColumn`.
     private static func resampleRows(
-        _ source: PixelView, weights: Weights, target: UnsafeMutablePointer<UInt8>, targetStride: Int
+        _ source: PixelView, weights: Weights, firstColumn: Int, target: UnsafeMutablePointer<UInt8>, targetStride: Int
     ) {
         let outputCount = weights.starts.count
         let stride = source.stride
@@ -216,7 +231,7 @@ enum Resampling {
                                 var low1 = high0
                                 var low2 = high0
                                 var low3 = high0
-                                var pixel = UnsafeRawPointer(input + starts[x] &* 3)
+                                var pixel = UnsafeRawPointer(input + (starts[x] &- firstColumn) &* 3)
                                 let slot = x &* weights.capacity
                                 for pair in 0..<pairCounts[x] {
                                     let high = broadcast(highs[slot &+ pair])
@@ -249,7 +264,7 @@ enum Resampling {
                             for x in 0..<outputCount {
                                 var high = SIMD4<Int32>()
                                 var low = high
-                                var pixel = UnsafeRawPointer(input + starts[x] &* 3)
+                                var pixel = UnsafeRawPointer(input + (starts[x] &- firstColumn) &* 3)
                                 let slot = x &* weights.capacity
                                 for pair in 0..<pairCounts[x] {
                                     let pixels = interleave(pixel, pixel + 3)

@@ -39,8 +39,8 @@ typedef struct graft_image_decoder graft_image_decoder;
 
 /// Reads the header of a JPEG file in memory.
 ///
-/// `bytes` must stay in place until the decoder is closed. `pixel_limit` bounds width × height, checked before anything of
-/// that size is allocated. Returns NULL unless the status is OK.
+/// `bytes` must stay in place until the decoder is closed. `pixel_limit` bounds width × height, checked before anything
+/// of that size is allocated. Returns NULL unless the status is OK.
 graft_image_decoder *graft_jpeg_open(const uint8_t *bytes, size_t byte_count, uint64_t pixel_limit,
                                      graft_image_result *result);
 

@@ -1,0 +1,351 @@
+// Convolution of the CPU class, and the gradient of its input, which is a convolution too.
+//
+// Layouts (GraftGraph/ChannelBlockedLayout.swift): activations [C/16][N][H][W][16]; weights
+// [K/32][R*S][B][16][32], where output block kb reads the B input blocks from first(kb).
+// Every convolution is a product of matrices: with m = (n*gridHeight + i)*gridWidth + j a pixel of the output grid,
+//   y[k][m] = bias[k] + residual[k][m] + sum over r, s, c of w[k][c][r][s] * x[c][n][ih][iw]
+//   ih = i*strideHeight + offsetHeight + r*stepHeight,  iw = j*strideWidth + offsetWidth + s*stepWidth;
+// taps outside of x count as zero. A step may be negative and an offset have any sign, so that the gradient of the input
+// is the same kernel over dy with transposed weights: once for stride 1, else once for each class of input pixels that
+// see the same taps, whose results are stored outputStride apart (SCATTER).
+//
+// One work-item is a worker: it takes the items gid, gid + workers, ... An item is a band of bandTiles*MR output pixels
+// times kbPerItem blocks of 32 output channels. The band's input is gathered into the worker's slab of scratch as
+// [tile][r*S+s][input block][MR][16] (DENSE: [tile][MR][DENSE_STRIDE], the existing channels only), then each tile of
+// MR pixels times 32 channels is summed in registers. With DIRECT (1x1, stride 1, no padding) x itself has that form.
+// Which worker takes an item changes no result.
+//
+// Tunables, set by the host:
+//   MR            1...14   pixels per register tile; 2*MR accumulators of 16 floats. Default 14.
+//   DIRECT        0, 1     no gather. Default 0.
+//   DENSE         0...4    channels of an input of at most 4 channels; 0: all 16 lanes. Default 0.
+//   DENSE_STRIDE  >= R*S*DENSE + 4 floats per gathered pixel with DENSE.
+//   SCATTER       0, 1     output pixels are not contiguous. Default 0.
+//   BIAS, RESIDUAL, RELU  0, 1   the epilogue, in this order. Default 0.
+//   MASK          0, 1     K is no multiple of 16: lanes behind it are stored as zero whatever the input. Default 0.
+
+#ifndef MR
+#define MR 14
+#endif
+#ifndef DIRECT
+#define DIRECT 0
+#endif
+#ifndef DENSE
+#define DENSE 0
+#endif
+#ifndef DENSE_STRIDE
+#define DENSE_STRIDE 160
+#endif
+#ifndef SCATTER
+#define SCATTER 0
+#endif
+#ifndef BIAS
+#define BIAS 0
+#endif
+#ifndef RESIDUAL
+#define RESIDUAL 0
+#endif
+#ifndef RELU
+#define RELU 0
+#endif
+#ifndef MASK
+#define MASK 0
+#endif
+
+#define EACH_1(X) X(0)
+#define EACH_2(X) EACH_1(X) X(1)
+#define EACH_3(X) EACH_2(X) X(2)
+#define EACH_4(X) EACH_3(X) X(3)
+#define EACH_5(X) EACH_4(X) X(4)
+#define EACH_6(X) EACH_5(X) X(5)
+#define EACH_7(X) EACH_6(X) X(6)
+#define EACH_8(X) EACH_7(X) X(7)
+#define EACH_9(X) EACH_8(X) X(8)
+#define EACH_10(X) EACH_9(X) X(9)
+#define EACH_11(X) EACH_10(X) X(10)
+#define EACH_12(X) EACH_11(X) X(11)
+#define EACH_13(X) EACH_12(X) X(12)
+#define EACH_14(X) EACH_13(X) X(13)
+#define EACH_OF(count, X) EACH_##count(X)
+#define EACH_COUNT(count, X) EACH_OF(count, X)
+#define EACH_PIXEL(X) EACH_COUNT(MR, X)
+
+#define INLINE static inline __attribute__((always_inline))
+#define GLOBAL_IN const __global float *restrict
+
+// Where a tile's results go, and what is added to them.
+typedef struct {
+    GLOBAL_IN residual;
+    __global float *y;
+    // Output pixel of each of the tile's pixels (SCATTER), else the first one.
+    const __global int *table;
+    size_t first;
+    // Pixels low ..< high of the tile are stored.
+    int low, high;
+    // Floats between the output's channel blocks.
+    size_t blockStride;
+    // Output channels that exist from this block of 16 on, at least 1.
+    int channels;
+} Target;
+
+INLINE void store_vector(const Target target, int p, int second, float16 value) {
+#if SCATTER
+    const size_t at = (size_t)target.table[p] * 16 + second * target.blockStride;
+#else
+    const size_t at = (target.first + p) * 16 + second * target.blockStride;
+#endif
+#if RESIDUAL
+    value += vload16(0, target.residual + at);
+#endif
+#if RELU
+    value = value < 0.0f ? (float16)(0.0f) : value;
+#endif
+#if MASK
+    const int16 lane = (int16)(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    value = lane + 16 * second < target.channels ? value : (float16)(0.0f);
+#endif
+    vstore16(value, 0, target.y + at);
+}
+
+// One register tile: MR pixels times 32 channels, or 16 with narrow. a: the tile's input, aStep floats between its
+// reduction blocks; w: the block's weights.
+INLINE void tile(const int narrow, const __global float *a, size_t aStep, GLOBAL_IN w, int reductionBlocks,
+                 GLOBAL_IN bias, const Target target) {
+#if BIAS
+    const float16 start0 = vload16(0, bias), start1 = narrow ? (float16)(0.0f) : vload16(1, bias);
+#else
+    const float16 start0 = (float16)(0.0f), start1 = start0;
+#endif
+#define DECLARE(p) float16 left##p = start0, right##p = start1;
+    EACH_PIXEL(DECLARE)
+#undef DECLARE
+#if DENSE
+#define MULTIPLY_ADD(p)                                                       \
+    {                                                                         \
+        const float16 broadcast = (float16)(a[(p) * DENSE_STRIDE + c]);       \
+        left##p = fma(broadcast, w0, left##p);                                \
+        if (!narrow) right##p = fma(broadcast, w1, right##p);                   \
+    }
+    for (int block = 0; block < reductionBlocks; ++block, a += DENSE, w += 512) {
+#pragma unroll
+        for (int c = 0; c < DENSE; ++c) {
+#else
+#define MULTIPLY_ADD(p)                                                       \
+    {                                                                         \
+        const float16 broadcast = (float16)(a[(p) * 16 + c]);                 \
+        left##p = fma(broadcast, w0, left##p);                                \
+        if (!narrow) right##p = fma(broadcast, w1, right##p);                   \
+    }
+    for (int block = 0; block < reductionBlocks; ++block, a += aStep, w += 512) {
+#pragma unroll 4
+        for (int c = 0; c < 16; ++c) {
+#endif
+            const float16 w0 = vload16(0, w + c * 32);
+            const float16 w1 = narrow ? (float16)(0.0f) : vload16(0, w + c * 32 + 16);
+            EACH_PIXEL(MULTIPLY_ADD)
+        }
+    }
+#undef MULTIPLY_ADD
+    if (target.low == 0 && target.high == MR) {
+#define STORE(p)                                  \
+    store_vector(target, p, 0, left##p);          \
+    if (!narrow) store_vector(target, p, 1, right##p);
+        EACH_PIXEL(STORE)
+#undef STORE
+    } else {
+#define STORE(p)                                             \
+    if ((p) >= target.low && (p) < target.high) {            \
+        store_vector(target, p, 0, left##p);                 \
+        if (!narrow) store_vector(target, p, 1, right##p);     \
+    }
+        EACH_PIXEL(STORE)
+#undef STORE
+    }
+}
+
+// The first input block that output block kb reads (WeightBlocking.firstInputBlock).
+INLINE int first_input_block(int kb, int inputBlocks, int blocksPerOutput, int outputsPerGroup, int inputsPerGroup) {
+    return min(kb * 32 / outputsPerGroup * inputsPerGroup / 16, inputBlocks - blocksPerOutput);
+}
+
+#if !DIRECT
+// Gathers the input of one tile, and writes its output pixels to the table (SCATTER).
+INLINE void gather(GLOBAL_IN x, __global float *restrict to, __global int *restrict table, int m0, int pixelCount,
+                   int firstBlock, int blocks, int inputPixels, int height, int width, int gridHeight, int gridWidth,
+                   int strideHeight, int strideWidth, int offsetHeight, int offsetWidth, int stepHeight, int stepWidth,
+                   int rows, int columns, int outputHeight, int outputWidth, int outputStrideHeight,
+                   int outputStrideWidth, int outputOffsetHeight, int outputOffsetWidth) {
+    int j = m0 % gridWidth;
+    int i = m0 / gridWidth % gridHeight;
+    int n = m0 / gridWidth / gridHeight;
+    for (int p = 0; p < MR; ++p) {
+        const int exists = m0 + p < pixelCount;
+        const int ih0 = i * strideHeight + offsetHeight, iw0 = j * strideWidth + offsetWidth;
+#if SCATTER
+        table[p] = exists ? (n * outputHeight + i * outputStrideHeight + outputOffsetHeight) * outputWidth +
+                                j * outputStrideWidth + outputOffsetWidth
+                          : 0;
+#endif
+        for (int b = 0; b < blocks; ++b) {
+            const __global float *image =
+                x + ((size_t)(firstBlock + b) * inputPixels + (size_t)n * height * width) * 16;
+            for (int r = 0; r < rows; ++r) {
+                const int ih = ih0 + r * stepHeight;
+                const int rowExists = exists && ih >= 0 && ih < height;
+                for (int s = 0; s < columns; ++s) {
+                    const int iw = iw0 + s * stepWidth;
+                    const int inside = rowExists && iw >= 0 && iw < width;
+                    const __global float *from = image + ((ptrdiff_t)ih * width + iw) * 16;
+#if DENSE
+                    // Four floats are written, the next tap overwrites those too many.
+                    const float4 value = inside ? vload4(0, from) : (float4)(0.0f);
+                    vstore4(value, 0, to + (size_t)p * DENSE_STRIDE + (r * columns + s) * DENSE);
+#else
+                    const float16 value = inside ? vload16(0, from) : (float16)(0.0f);
+                    vstore16(value, 0, to + ((size_t)((r * columns + s) * blocks + b) * MR + p) * 16);
+#endif
+                }
+            }
+        }
+        if (++j == gridWidth) {
+            j = 0;
+            if (++i == gridHeight) {
+                i = 0;
+                ++n;
+            }
+        }
+    }
+}
+#endif
+
+// pixelCount: pixels of the output grid, all images. inputPixels, outputPixels: N*H*W of x and of y.
+__attribute__((reqd_work_group_size(1, 1, 1))) __attribute__((vec_type_hint(float16)))
+kernel void convolution(GLOBAL_IN x, GLOBAL_IN w,
+#if BIAS
+                        GLOBAL_IN biases,
+#endif
+#if RESIDUAL
+                        GLOBAL_IN residual,
+#endif
+                        __global float *restrict y,
+#if !DIRECT
+                        __global float *restrict scratch, int slabFloats, int height, int width, int gridHeight,
+                        int gridWidth, int strideHeight, int strideWidth, int offsetHeight, int offsetWidth,
+                        int stepHeight, int stepWidth, int rows, int columns,
+#endif
+#if SCATTER
+                        int outputHeight, int outputWidth, int outputStrideHeight, int outputStrideWidth,
+                        int outputOffsetHeight, int outputOffsetWidth,
+#endif
+                        int pixelCount, int inputPixels, int outputPixels, int outputChannels, int inputBlocks,
+                        int blocksPerOutput, int outputsPerGroup, int inputsPerGroup, int taps, int itemCount,
+                        int bandCount, int bandTiles, int kbCount, int kbPerItem) {
+#if !SCATTER
+    const int outputHeight = 0, outputWidth = 0, outputStrideHeight = 0, outputStrideWidth = 0,
+              outputOffsetHeight = 0, outputOffsetWidth = 0;
+#endif
+    const int reductionBlocks = taps * blocksPerOutput;
+    const int tileCount = (pixelCount + MR - 1) / MR;
+#if !DIRECT
+    // A slab begins with the table of output pixels.
+    __global int *table = (__global int *)(scratch + (size_t)get_global_id(0) * slabFloats);
+    __global float *slab = (__global float *)table + (SCATTER ? (bandTiles * MR + 15) / 16 * 16 : 0);
+#if DENSE
+    const size_t tileFloats = MR * DENSE_STRIDE;
+#else
+    const size_t tileFloats = (size_t)reductionBlocks * MR * 16;
+#endif
+#endif
+    for (int item = (int)get_global_id(0); item < itemCount; item += (int)get_global_size(0)) {
+        const int band = item % bandCount;
+        const int kbFirst = item / bandCount * kbPerItem;
+        const int kbEnd = min(kbFirst + kbPerItem, kbCount);
+        const int tileFirst = band * bandTiles;
+        const int tileEnd = min(tileFirst + bandTiles, tileCount);
+        int firstBlock = first_input_block(kbFirst, inputBlocks, blocksPerOutput, outputsPerGroup, inputsPerGroup);
+#if !DIRECT
+        for (int t = tileFirst; t < tileEnd; ++t)
+            gather(x, slab + (t - tileFirst) * tileFloats, table + (t - tileFirst) * MR, t * MR, pixelCount,
+                   firstBlock, blocksPerOutput, inputPixels, height, width, gridHeight, gridWidth, strideHeight,
+                   strideWidth, offsetHeight, offsetWidth, stepHeight, stepWidth, rows, columns, outputHeight,
+                   outputWidth, outputStrideHeight, outputStrideWidth, outputOffsetHeight, outputOffsetWidth);
+#endif
+        for (int kb = kbFirst; kb < kbEnd; ++kb) {
+            GLOBAL_IN weights = w + (size_t)kb * reductionBlocks * 512;
+#if BIAS
+            GLOBAL_IN bias = biases + kb * 32;
+#else
+            GLOBAL_IN bias = w;
+#endif
+            const int channels = outputChannels - kb * 32;
+#if DIRECT
+            firstBlock = first_input_block(kb, inputBlocks, blocksPerOutput, outputsPerGroup, inputsPerGroup);
+#endif
+            for (int t = tileFirst; t < tileEnd; ++t) {
+                Target target;
+                const size_t blockOffset = (size_t)kb * 2 * outputPixels * 16;
+                target.y = y + blockOffset;
+#if RESIDUAL
+                target.residual = residual + blockOffset;
+#else
+                target.residual = 0;
+#endif
+                target.blockStride = (size_t)outputPixels * 16;
+                target.channels = channels;
+#if DIRECT
+                // The last tile is moved back onto existing pixels; those before it are summed again, not stored.
+                const int first = max(min(t * MR, pixelCount - MR), 0);
+                target.first = first;
+                target.low = t * MR - first;
+                target.high = MR;
+                target.table = 0;
+                const __global float *a = x + ((size_t)firstBlock * inputPixels + first) * 16;
+                const size_t aStep = (size_t)inputPixels * 16;
+#else
+                target.first = t * MR;
+                target.low = 0;
+                target.high = min(MR, pixelCount - t * MR);
+                target.table = table + (t - tileFirst) * MR;
+                const __global float *a = slab + (t - tileFirst) * tileFloats;
+                const size_t aStep = MR * 16;
+#endif
+                if (channels > 16)
+                    tile(0, a, aStep, weights, reductionBlocks, bias, target);
+                else
+                    tile(1, a, aStep, weights, reductionBlocks, bias, target);
+            }
+        }
+    }
+}
+
+// Weights for the gradient of the input: to[cb][tap][B'][16 of k][32 of c] = w[k][c][r][s], transposed between input and
+// output, for the taps r = rowFirst + rowStep*r', s = columnFirst + columnStep*s' with r' < rows, s' < columns; zero
+// between groups and outside of the channels. Work-item (B' index + blocks' * tap, cb) writes 16 rows of 32.
+__attribute__((reqd_work_group_size(1, 1, 1)))
+kernel void transpose_weights(GLOBAL_IN w, __global float *restrict to, int outputChannels, int inputChannels,
+                              int groups, int kernelHeight, int kernelWidth, int blocksPerOutput,
+                              int transposedBlocks, int rowFirst, int rowStep, int columnFirst, int columnStep,
+                              int columns) {
+    const int outputsPerGroup = outputChannels / groups, inputsPerGroup = inputChannels / groups;
+    const int kBlock = (int)get_global_id(0) % transposedBlocks, tap = (int)get_global_id(0) / transposedBlocks;
+    const int cb = (int)get_global_id(1);
+    const int position = (rowFirst + tap / columns * rowStep) * kernelWidth + columnFirst + tap % columns * columnStep;
+    const int firstOutput = 16 * first_input_block(cb, (outputChannels + 15) / 16, transposedBlocks, inputsPerGroup,
+                                                   outputsPerGroup);
+    to += ((size_t)cb * get_global_size(0) + get_global_id(0)) * 512;
+    const int k0 = firstOutput + kBlock * 16;
+    for (int lane = 0; lane < 16; ++lane) {
+        const int k = k0 + lane, kb = k / 32;
+        const int firstInput = 16 * first_input_block(kb, (inputChannels + 15) / 16, blocksPerOutput, outputsPerGroup,
+                                                      inputsPerGroup);
+        const __global float *from =
+            w + ((size_t)(kb * kernelHeight * kernelWidth + position) * blocksPerOutput * 16 + cb * 32 - firstInput) * 32 +
+            k % 32;
+        for (int c = 0; c < 32; ++c) {
+            const int channel = cb * 32 + c;
+            const int related = k < outputChannels && channel < inputChannels &&
+                                k / outputsPerGroup == channel / inputsPerGroup;
+            to[lane * 32 + c] = related ? from[(ptrdiff_t)c * 32] : 0.0f;
+        }
+    }
+}

@@ -1,0 +1,314 @@
+#if OpenCL
+    import GraftGraph
+
+    /// One launch of the universal convolution of `convolution_cpu.cl`, where every symbol is explained.
+    private struct UniversalConvolution {
+        /// What is read, and what is written.
+        var input: ActivationShape
+        var output: ActivationShape
+        /// Pixels computed, and their place in the output: `i · scatterStride + scatterOffset`.
+        var gridHeight: Int
+        var gridWidth: Int
+        var scatter: (strideHeight: Int, strideWidth: Int, offsetHeight: Int, offsetWidth: Int)?
+        var strideHeight: Int
+        var strideWidth: Int
+        var offsetHeight: Int
+        var offsetWidth: Int
+        var stepHeight: Int
+        var stepWidth: Int
+        var rows: Int
+        var columns: Int
+        var groups: Int
+        var epilogue: Epilogue
+
+        var weight: WeightShape {
+            WeightShape(
+                outputChannels: output.channels, inputChannels: input.channels, kernelHeight: rows,
+                kernelWidth: columns, groups: groups)
+        }
+
+        var pixelCount: Int { input.batch * gridHeight * gridWidth }
+
+        /// 1×1 with stride 1: the input is the matrix.
+        var isDirect: Bool {
+            rows == 1 && columns == 1 && strideHeight == 1 && strideWidth == 1 && offsetHeight == 0
+                && offsetWidth == 0 && gridHeight == input.height && gridWidth == input.width && scatter == nil
+        }
+    }
+
+    extension CPUKernelClass {
+        /// Gathered input of one band: half of a usual second-level cache.
+        private static let bandByteCount = 520 << 10
+        /// Items that a launch is cut into at least, where the shape allows.
+        private static let itemCount = 64
+        private static let file = "convolution_cpu"
+
+        /// Scratch slabs: enough for eight workers of each of four threads, or two for each of more.
+        private var slabCount: Int { max(32, 2 * device.computeUnitCount) }
+
+        func convolution(_ geometry: ConvolutionGeometry, _ epilogue: Epilogue) -> LaunchPlan {
+            var plan = LaunchPlan()
+            let output = geometry.output
+            var operands: [KernelArgument] = [.input(0), .input(1)]
+            if epilogue.bias { operands.append(.input(2)) }
+            if epilogue.residual { operands.append(.input(epilogue.bias ? 3 : 2)) }
+            operands.append(.output(0))
+            append(
+                UniversalConvolution(
+                    input: geometry.input, output: output, gridHeight: output.height, gridWidth: output.width,
+                    scatter: nil, strideHeight: geometry.strideHeight, strideWidth: geometry.strideWidth,
+                    offsetHeight: -geometry.paddingHeight, offsetWidth: -geometry.paddingWidth,
+                    stepHeight: geometry.dilationHeight, stepWidth: geometry.dilationWidth,
+                    rows: geometry.kernelHeight, columns: geometry.kernelWidth, groups: geometry.groups,
+                    epilogue: epilogue),
+                operands, to: &plan)
+            return plan
+        }
+
+        /// Pixels per register tile: 14, or for few pixels what wastes least; a tile costs about one pixel more than it has.
+        private func tilePixels(_ pixelCount: Int) -> Int {
+            if pixelCount <= 14 { return max(pixelCount, 1) }
+            if pixelCount >= 14 * 32 { return 14 }
+            var best = 14
+            for candidate in stride(from: 13, through: 8, by: -1)
+            where ceilDivide(pixelCount, candidate) * (candidate + 1) < ceilDivide(pixelCount, best) * (best + 1) {
+                best = candidate
+            }
+            return best
+        }
+
+        /// `operands`: x, w, [bias], [residual], y.
+        private func append(
+            _ convolution: UniversalConvolution, _ operands: [KernelArgument], to plan: inout LaunchPlan
+        ) {
+            let pixels = convolution.pixelCount
+            let taps = convolution.rows * convolution.columns
+            let blocking = WeightBlocking(convolution.weight)
+            let blocks = blocking.inputBlockCount
+            let isDirect = convolution.isDirect
+            let dense = !isDirect && convolution.input.channels <= 4 ? convolution.input.channels : 0
+            let denseStride = (taps * dense + 4 - dense + 15) / 16 * 16
+            let tile = tilePixels(pixels)
+            let tiles = ceilDivide(pixels, tile)
+            let tileFloats = dense > 0 ? tile * denseStride : taps * blocks * 16 * tile
+            let kbCount = blocking.outputBlockCount
+            var bandTiles = min(max(Self.bandByteCount / max(4 * tileFloats, 1), 1), 4)
+            // Gathering costs as much as a 16th of one output block's products: few blocks per item only where needed.
+            let fewest = isDirect || convolution.groups > 1 ? 1 : min(2, kbCount)
+            func blocksPerItem(_ bandTiles: Int) -> Int {
+                if convolution.groups > 1 { return 1 }
+                return max(kbCount / ceilDivide(Self.itemCount, ceilDivide(tiles, bandTiles)), fewest)
+            }
+            var kbPerItem = blocksPerItem(bandTiles)
+            while bandTiles > 1, ceilDivide(tiles, bandTiles) * ceilDivide(kbCount, kbPerItem) < Self.itemCount / 2 {
+                bandTiles /= 2
+                kbPerItem = blocksPerItem(bandTiles)
+            }
+            if ceilDivide(tiles, bandTiles) * ceilDivide(kbCount, kbPerItem) < Self.itemCount / 2 { kbPerItem = 1 }
+            let bands = ceilDivide(tiles, bandTiles)
+            let items = bands * ceilDivide(kbCount, kbPerItem)
+            let workers = isDirect ? items : min(items, slabCount)
+
+            var definitions: [KernelLaunch.Definition] = [.init("MR", tile)]
+            func define(_ name: String, _ value: Int) { if value != 0 { definitions.append(.init(name, value)) } }
+            define("DIRECT", isDirect ? 1 : 0)
+            define("DENSE", dense)
+            define("DENSE_STRIDE", dense > 0 ? denseStride : 0)
+            define("SCATTER", convolution.scatter == nil ? 0 : 1)
+            define("BIAS", convolution.epilogue.bias ? 1 : 0)
+            define("RESIDUAL", convolution.epilogue.residual ? 1 : 0)
+            define("RELU", convolution.epilogue.relu ? 1 : 0)
+            define("MASK", convolution.output.channels % 16 == 0 ? 0 : 1)
+
+            var arguments = operands
+            if !isDirect {
+                let table = convolution.scatter == nil ? 0 : (bandTiles * tile + 15) / 16 * 16
+                let slab = (table + bandTiles * tileFloats + 127) / 128 * 128
+                arguments.append(plan.takeWorkspace(floats: workers * slab))
+                arguments += integers(
+                    slab, convolution.input.height, convolution.input.width, convolution.gridHeight,
+                    convolution.gridWidth, convolution.strideHeight, convolution.strideWidth, convolution.offsetHeight,
+                    convolution.offsetWidth, convolution.stepHeight, convolution.stepWidth, convolution.rows,
+                    convolution.columns)
+            }
+            if let scatter = convolution.scatter {
+                arguments += integers(
+                    convolution.output.height, convolution.output.width, scatter.strideHeight, scatter.strideWidth,
+                    scatter.offsetHeight, scatter.offsetWidth)
+            }
+            arguments += integers(
+                pixels, convolution.input.batch * convolution.input.pixelCount,
+                convolution.output.batch * convolution.output.pixelCount, convolution.output.channels,
+                ChannelBlockedLayout.blockCount(convolution.input.channels), blocks,
+                convolution.output.channels / convolution.groups, convolution.input.channels / convolution.groups, taps,
+                items, bands, bandTiles, kbCount, kbPerItem)
+            plan.launch(Self.file, "convolution", definitions, arguments, global: workers)
+        }
+
+        // MARK: Gradient of the input
+
+        /// The taps of one direction that input positions `phase, phase + stride, …` see, as an arithmetic series, and
+        /// where in dy they read: position i, tap j reads `i + offset + j · step`.
+        private struct Taps {
+            var first = 0
+            var tapStep = 1
+            var count = 0
+            var offset = 0
+            var step = 0
+            /// Input positions of this phase.
+            var positions: Int
+
+            init(phase: Int, stride: Int, padding: Int, dilation: Int, kernel: Int, extent: Int) {
+                positions = phase < extent ? ceilDivide(extent - phase, stride) : 0
+                let seen = (0..<kernel).filter { (phase + padding - $0 * dilation) % stride == 0 }
+                guard let first = seen.first else { return }
+                self.first = first
+                count = seen.count
+                tapStep = seen.count > 1 ? seen[1] - first : 1
+                offset = (phase + padding - first * dilation) / stride
+                step = -tapStep * dilation / stride
+            }
+        }
+
+        func convolutionInputGradient(_ geometry: ConvolutionGeometry, addend: Bool) -> LaunchPlan {
+            var plan = LaunchPlan()
+            let input = geometry.input
+            let isScattered = geometry.strideHeight > 1 || geometry.strideWidth > 1
+            for phaseHeight in 0..<geometry.strideHeight {
+                let vertical = Taps(
+                    phase: phaseHeight, stride: geometry.strideHeight, padding: geometry.paddingHeight,
+                    dilation: geometry.dilationHeight, kernel: geometry.kernelHeight, extent: input.height)
+                for phaseWidth in 0..<geometry.strideWidth {
+                    let horizontal = Taps(
+                        phase: phaseWidth, stride: geometry.strideWidth, padding: geometry.paddingWidth,
+                        dilation: geometry.dilationWidth, kernel: geometry.kernelWidth, extent: input.width)
+                    guard vertical.positions > 0, horizontal.positions > 0 else { continue }
+                    let rows = horizontal.count > 0 ? vertical.count : 0
+                    let columns = rows > 0 ? horizontal.count : 0
+                    let convolution = UniversalConvolution(
+                        input: geometry.output, output: input, gridHeight: vertical.positions,
+                        gridWidth: horizontal.positions,
+                        scatter: isScattered
+                            ? (geometry.strideHeight, geometry.strideWidth, phaseHeight, phaseWidth) : nil,
+                        strideHeight: 1, strideWidth: 1, offsetHeight: vertical.offset, offsetWidth: horizontal.offset,
+                        stepHeight: vertical.step, stepWidth: horizontal.step, rows: rows, columns: columns,
+                        groups: geometry.groups, epilogue: Epilogue(residual: addend))
+                    let blocking = WeightBlocking(convolution.weight)
+                    let weights = plan.takeWorkspace(floats: blocking.elementCount)
+                    plan.launch(
+                        Self.file, "transpose_weights", [],
+                        [.input(1), weights]
+                            + integers(
+                                geometry.outputChannels, input.channels, geometry.groups, geometry.kernelHeight,
+                                geometry.kernelWidth, WeightBlocking(geometry.weight).inputBlockCount,
+                                blocking.inputBlockCount, vertical.first, vertical.tapStep, horizontal.first,
+                                horizontal.tapStep, columns),
+                        global: blocking.inputBlockCount * rows * columns, blocking.outputBlockCount)
+                    append(
+                        convolution, [.input(0), weights] + (addend ? [.input(2)] : []) + [.output(0)], to: &plan)
+                }
+            }
+            return plan
+        }
+
+        // MARK: Gradient of the weights
+
+        func convolutionWeightGradient(_ geometry: ConvolutionGeometry) -> LaunchPlan {
+            let isDense =
+                geometry.input.channels <= 4 && geometry.groups == 1
+                && geometry.kernelHeight * geometry.kernelWidth > 1
+            return isDense ? denseWeightGradient(geometry) : blockedWeightGradient(geometry)
+        }
+
+        private static let gradientFile = "convolution_gradient_cpu"
+
+        private func blockedWeightGradient(_ geometry: ConvolutionGeometry) -> LaunchPlan {
+            var plan = LaunchPlan()
+            let output = geometry.output
+            let blocking = WeightBlocking(geometry.weight)
+            let pixels = output.batch * output.pixelCount
+            let blocks = blocking.inputBlockCount
+            var plane = (height: geometry.input.height, width: geometry.input.width)
+            var result = (height: output.height, width: output.width)
+            var rowCount = output.batch * output.height
+            let isPointwise =
+                geometry.kernelHeight == 1 && geometry.kernelWidth == 1 && geometry.strideHeight == 1
+                && geometry.strideWidth == 1 && geometry.paddingHeight == 0 && geometry.paddingWidth == 0
+            if isPointwise {
+                // Nothing is clipped: rows of any length.
+                result.width = min(pixels, 256)
+                rowCount = ceilDivide(pixels, max(result.width, 1))
+                result.height = rowCount
+                plane = result
+            }
+            let rowsPerChunk = max(512 / max(result.width, 1), 1)
+            let pairs = blocking.outputBlockCount * blocks
+            // Splits of at least 256 pixels, blocks in groups that share a chunk of dy.
+            var splits = min(ceilDivide(Self.itemCount, pairs), max(pixels / 256, 1), max(rowCount, 1))
+            let rowsPerSplit = max(ceilDivide(rowCount, splits), 1)
+            splits = max(ceilDivide(rowCount, rowsPerSplit), 1)
+            let blocksPerGroup = splits > 1 ? 1 : min(max(pairs / Self.itemCount, 1), 8, blocks)
+            let blockGroups = ceilDivide(blocks, blocksPerGroup)
+            let needsSum = splits > 1 || geometry.groups > 1
+            let sums = needsSum ? plan.takeWorkspace(floats: splits * blocking.elementCount) : .output(0)
+            let outputsPerGroup = geometry.outputChannels / geometry.groups
+            let inputBlocks = ChannelBlockedLayout.blockCount(geometry.input.channels)
+            plan.launch(
+                Self.gradientFile, "weight_gradient", [],
+                [.input(0), .input(1), sums]
+                    + integers(
+                        plane.height, plane.width, geometry.input.batch * geometry.input.pixelCount, result.height,
+                        result.width, pixels, geometry.strideHeight, geometry.strideWidth, geometry.paddingHeight,
+                        geometry.paddingWidth, geometry.dilationHeight, geometry.dilationWidth, geometry.kernelHeight,
+                        geometry.kernelWidth, geometry.input.channels, geometry.outputChannels, inputBlocks, blocks,
+                        outputsPerGroup, geometry.weight.inputChannelsPerGroup, rowCount, rowsPerSplit, rowsPerChunk,
+                        blockGroups, blocksPerGroup),
+                global: blockGroups * splits, blocking.outputBlockCount)
+            if needsSum { appendSum(geometry, blocking, sums, splits, to: &plan) }
+            return plan
+        }
+
+        private func denseWeightGradient(_ geometry: ConvolutionGeometry) -> LaunchPlan {
+            var plan = LaunchPlan()
+            let output = geometry.output
+            let blocking = WeightBlocking(geometry.weight)
+            let pixels = output.batch * output.pixelCount
+            let channels = geometry.input.channels
+            let columns = geometry.kernelHeight * geometry.kernelWidth * channels + 4 - channels
+            let stride = ceilDivide(columns, 14) * 14
+            let pixelsPerSplit = max(ceilDivide(pixels, 32), 64)
+            let splits = ceilDivide(pixels, pixelsPerSplit)
+            let pixelsPerChunk = max(min(16384 / stride, pixelsPerSplit), 1)
+            let slab = (pixelsPerChunk * stride + blocking.outputBlockCount * stride * 32 + 127) / 128 * 128
+            let sums = plan.takeWorkspace(floats: splits * blocking.elementCount)
+            let scratch = plan.takeWorkspace(floats: splits * slab)
+            plan.launch(
+                Self.gradientFile, "dense_weight_gradient", [.init("DENSE", channels), .init("DENSE_STRIDE", stride)],
+                [.input(0), .input(1), sums, scratch]
+                    + integers(
+                        slab, geometry.input.height, geometry.input.width, output.height, output.width, pixels,
+                        geometry.strideHeight, geometry.strideWidth, geometry.paddingHeight, geometry.paddingWidth,
+                        geometry.dilationHeight, geometry.dilationWidth, geometry.kernelHeight, geometry.kernelWidth,
+                        geometry.outputChannels, blocking.outputBlockCount, pixelsPerSplit, pixelsPerChunk),
+                global: splits)
+            appendSum(geometry, blocking, sums, splits, to: &plan)
+            return plan
+        }
+
+        private func appendSum(
+            _ geometry: ConvolutionGeometry, _ blocking: WeightBlocking, _ sums: KernelArgument, _ splits: Int,
+            to plan: inout LaunchPlan
+        ) {
+            let rows = geometry.kernelHeight * geometry.kernelWidth * blocking.inputBlockCount * 16
+            let rowsPerItem = 64
+            plan.launch(
+                Self.gradientFile, "sum_splits", [],
+                [sums, .output(0)]
+                    + integers(
+                        splits, rows, rowsPerItem, geometry.input.channels, geometry.outputChannels,
+                        ChannelBlockedLayout.blockCount(geometry.input.channels), blocking.inputBlockCount,
+                        geometry.outputChannels / geometry.groups, geometry.weight.inputChannelsPerGroup),
+                global: ceilDivide(rows, rowsPerItem), blocking.outputBlockCount)
+        }
+    }
+#endif

@@ -1,0 +1,394 @@
+#if OpenCL
+    import GraftGraph
+    import GraftTensor
+
+    /// The kernels for GPUs: local-memory tiles, barriers, fixed reduction trees (`Kernels/cl/*_gpu.cl`).
+    ///
+    /// Layout: activations and indices NCHW, channel vectors plain, weights `[K, R, S, C/groups]` (input channel fastest,
+    /// which makes them contiguous for the forward pass and for the input gradient alike). How work is split follows
+    /// from shapes and from the device's limits alone, so that results do not depend on its speed.
+    package struct GPUKernelClass: KernelClass {
+        package let name = "gpu-class"
+        /// Items of the groups that reduce: a power of two, at most 256 and the device's maximum.
+        let reductionItemCount: Int
+        let device: KernelDevice
+
+        package init(device: KernelDevice) {
+            self.device = device
+            var items = 256
+            while items > max(device.maximumWorkGroupSize, 1) { items /= 2 }
+            reductionItemCount = items
+        }
+
+        // MARK: Layout
+
+        package func byteCount(of kind: ValueKind) -> Int {
+            switch kind {
+            case .activation(let shape), .indices(let shape): 4 * shape.elementCount
+            case .weight(let weight): 4 * weight.elementCount
+            case .channelVector(let count): 4 * count
+            case .pixels(let batch, let height, let width): batch * height * width * 3
+            case .labels(let batch): 4 * batch
+            case .metrics: 8
+            }
+        }
+
+        package func pack(_ tensor: HostTensor, kind: ValueKind) throws(DeviceError) -> [UInt8] {
+            guard tensor.shape.elementCount == kind.hostShape.elementCount else {
+                throw DeviceError.dataMismatch(
+                    "a tensor of shape \(tensor.shape) was written to a value of shape \(kind.hostShape)")
+            }
+            switch (kind, tensor.storage) {
+            case (.weight(let weight), .float32(let values)):
+                return Self.bytes(Self.transposed(values, weight, toDevice: true))
+            case (.activation, .float32(let values)), (.channelVector, .float32(let values)),
+                (.metrics, .float32(let values)):
+                return Self.bytes(values)
+            case (.indices, .int32(let values)), (.labels, .int32(let values)): return Self.bytes(values)
+            case (.pixels, .uint8(let values)): return values
+            case (.activation, _), (.indices, _), (.weight, _), (.channelVector, _), (.metrics, _), (.labels, _),
+                (.pixels, _):
+                throw DeviceError.dataMismatch(
+                    "a tensor of the wrong element type was written to a value of shape \(kind.hostShape)")
+            }
+        }
+
+        package func unpack(_ bytes: UnsafeRawBufferPointer, kind: ValueKind) -> HostTensor {
+            let shape = kind.hostShape
+            let count = shape.elementCount
+            switch kind {
+            case .activation, .channelVector, .metrics:
+                return HostTensor(shape, Array(bytes.bindMemory(to: Float.self).prefix(count)))
+            case .weight(let weight):
+                let values = Array(bytes.bindMemory(to: Float.self).prefix(count))
+                return HostTensor(shape, Self.transposed(values, weight, toDevice: false))
+            case .indices, .labels:
+                return HostTensor(
+                    shape: shape, storage: .int32(Array(bytes.bindMemory(to: Int32.self).prefix(count))))
+            case .pixels:
+                return HostTensor(shape: shape, storage: .uint8(Array(bytes.prefix(count))))
+            }
+        }
+
+        /// `[K, C/groups, R·S]` ↔ `[K, R·S, C/groups]`.
+        private static func transposed(_ values: [Float], _ weight: WeightShape, toDevice: Bool) -> [Float] {
+            let channels = weight.inputChannelsPerGroup
+            let taps = weight.kernelHeight * weight.kernelWidth
+            guard channels > 1, taps > 1 else { return values }
+            let inner = toDevice ? channels : taps
+            let outer = toDevice ? taps : channels
+            return [Float](unsafeUninitializedCapacity: values.count) { target, initialized in
+                for first in stride(from: 0, to: values.count, by: channels * taps) {
+                    for i in 0..<outer {
+                        for j in 0..<inner { target[first + i * inner + j] = values[first + j * outer + i] }
+                    }
+                }
+                initialized = values.count
+            }
+        }
+
+        private static func bytes<Element>(_ values: [Element]) -> [UInt8] {
+            values.withUnsafeBytes { Array($0) }
+        }
+
+        // MARK: Launches
+
+        package func workspaceByteCount(for primitive: Primitive) -> Int {
+            switch primitive {
+            case .convolution(let geometry, _): ConvolutionPlan(geometry, .forward, device).workspaceByteCount
+            case .convolutionInputGradient(let geometry, _):
+                ConvolutionPlan(geometry, .inputGradient, device).workspaceByteCount
+            case .convolutionWeightGradient(let geometry):
+                WeightGradientPlan(geometry, device).workspaceByteCount
+            case .channelSum(let shape): chunks(shape) > 1 ? 4 * shape.channels * chunks(shape) : 0
+            case .batchNormalizationTraining(let shape, _, _, _), .batchNormalizationTrainingGradient(let shape):
+                8 * shape.channels * chunks(shape)
+            case .softmaxCrossEntropy(let batch, _, _): 8 * batch
+            case .imageNormalization, .batchNormalizationInference, .batchNormalizationInferenceGradient, .relu,
+                .reluGradient, .maxPooling, .maxPoolingGradient, .averagePooling, .averagePoolingGradient,
+                .adaptiveAveragePooling, .adaptiveAveragePoolingGradient, .add, .concatenation, .channelSlice, .dropout,
+                .flatten, .flattenGradient, .subsampleAndPad, .subsampleAndPadGradient, .optimizerUpdate:
+                0
+            }
+        }
+
+        package func launches(for primitive: Primitive, cohortByteCount: Int) throws(DeviceError) -> [KernelLaunch] {
+            try checkExtents(primitive, cohortByteCount: cohortByteCount)
+            switch primitive {
+            case .imageNormalization(let shape, let mean, let deviation):
+                return try imageNormalization(shape, mean: mean, deviation: deviation)
+            case .convolution(let geometry, let epilogue):
+                return ConvolutionPlan(geometry, .forward, device).launches(epilogue)
+            case .convolutionInputGradient(let geometry, let addend):
+                return ConvolutionPlan(geometry, .inputGradient, device).launches(Epilogue(residual: addend))
+            case .convolutionWeightGradient(let geometry): return WeightGradientPlan(geometry, device).launches()
+            case .channelSum(let shape): return channelSum(shape)
+            case .batchNormalizationTraining(let shape, let epsilon, let momentum, let epilogue):
+                return batchNormalizationTraining(shape, epsilon: epsilon, momentum: momentum, epilogue)
+            case .batchNormalizationInference(let shape, let epsilon, let epilogue):
+                return batchNormalizationInference(shape, epsilon: epsilon, epilogue)
+            case .batchNormalizationTrainingGradient(let shape): return batchNormalizationTrainingGradient(shape)
+            case .batchNormalizationInferenceGradient(let shape, let epsilon):
+                return batchNormalizationInferenceGradient(shape, epsilon: epsilon)
+            case .relu(let shape): return vectorized("relu", shape, [.input(0), .output(0)])
+            case .reluGradient(let shape):
+                return vectorized("relu_gradient", shape, [.input(0), .input(1), .output(0)])
+            case .add(let shape, let relu):
+                return vectorized("add", shape, [.input(0), .input(1), .output(0)], relu: relu)
+            case .maxPooling(let geometry, let indices):
+                return pooling(
+                    "max_pooling", geometry, count: geometry.output.elementCount,
+                    [.input(0), .output(0), indices ? .output(1) : .output(0)], last: geometry.dilation,
+                    definitions: [.init("INDICES", indices ? 1 : 0)])
+            case .maxPoolingGradient(let geometry):
+                return pooling(
+                    "max_pooling_gradient", geometry, count: geometry.input.elementCount,
+                    [.input(0), .input(1), .output(0)], last: geometry.dilation)
+            case .averagePooling(let geometry):
+                return pooling(
+                    "average_pooling", geometry, count: geometry.output.elementCount, [.input(0), .output(0)],
+                    last: geometry.countsPadding ? 1 : 0)
+            case .averagePoolingGradient(let geometry):
+                return pooling(
+                    "average_pooling_gradient", geometry, count: geometry.input.elementCount, [.input(0), .output(0)],
+                    last: geometry.countsPadding ? 1 : 0)
+            case .adaptiveAveragePooling(let shape, let outputHeight, let outputWidth):
+                return adaptiveAveragePooling(shape, outputHeight: outputHeight, outputWidth: outputWidth)
+            case .adaptiveAveragePoolingGradient(let shape, let outputHeight, let outputWidth):
+                return [
+                    elementLaunch(
+                        "pooling_gpu", "adaptive_average_pooling_gradient", count: shape.elementCount,
+                        [.input(0), .output(0)],
+                        integers: [shape.height, shape.width, outputHeight, outputWidth])
+                ]
+            case .concatenation(let shape, let channels):
+                var launches: [KernelLaunch] = []
+                var offset = 0
+                for (index, count) in channels.enumerated() where count > 0 {
+                    launches += copyChannels(
+                        from: .input(index), sourceChannels: count, sourceOffset: 0, targetChannels: shape.channels,
+                        targetOffset: offset, channels: count, shape)
+                    offset += count
+                }
+                return launches
+            case .channelSlice(let shape, let offset, let count):
+                return copyChannels(
+                    from: .input(0), sourceChannels: shape.channels, sourceOffset: offset, targetChannels: count,
+                    targetOffset: 0, channels: count, shape)
+            case .flatten(let shape), .flattenGradient(let shape):
+                return copyChannels(
+                    from: .input(0), sourceChannels: shape.channels, sourceOffset: 0, targetChannels: shape.channels,
+                    targetOffset: 0, channels: shape.channels, shape)
+            case .dropout(let shape, let rate, let salt):
+                return [
+                    elementLaunch(
+                        "elementwise_gpu", "dropout", count: shape.elementCount, [.input(0), .output(0)],
+                        trailing: [
+                            .dropoutKey(salt: salt), .uint32(DropoutMask.threshold(rate: rate)), .float32(1 - rate),
+                        ])
+                ]
+            case .subsampleAndPad(let shape, let stride, let before, let after):
+                let output = subsampledShape(shape, stride: stride, before: before, after: after)
+                return subsample("subsample_and_pad", shape, output, stride, before, count: output.elementCount)
+            case .subsampleAndPadGradient(let shape, let stride, let before, let after):
+                let output = subsampledShape(shape, stride: stride, before: before, after: after)
+                return subsample("subsample_and_pad_gradient", shape, output, stride, before, count: shape.elementCount)
+            case .softmaxCrossEntropy(let batch, let classes, let labelSmoothing):
+                return softmaxCrossEntropy(batch: batch, classes: classes, labelSmoothing: labelSmoothing)
+            case .optimizerUpdate(let rule, _): return optimizerUpdate(rule, count: cohortByteCount / 4)
+            }
+        }
+
+        /// Kernels index elements with 32-bit integers.
+        static let maximumElementCount = Int(Int32.max) - 65536
+
+        private func checkExtents(_ primitive: Primitive, cohortByteCount: Int) throws(DeviceError) {
+            let largest: Int
+            switch primitive {
+            case .convolution(let geometry, _), .convolutionInputGradient(let geometry, _),
+                .convolutionWeightGradient(let geometry):
+                largest = max(
+                    geometry.input.elementCount, geometry.output.elementCount, geometry.weight.elementCount)
+            case .imageNormalization(let shape, _, _), .channelSum(let shape),
+                .batchNormalizationTraining(let shape, _, _, _), .batchNormalizationInference(let shape, _, _),
+                .batchNormalizationTrainingGradient(let shape), .batchNormalizationInferenceGradient(let shape, _),
+                .relu(let shape), .reluGradient(let shape), .add(let shape, _), .concatenation(let shape, _),
+                .channelSlice(let shape, _, _), .dropout(let shape, _, _), .flatten(let shape),
+                .flattenGradient(let shape):
+                largest = shape.elementCount
+            case .maxPooling(let geometry, _), .maxPoolingGradient(let geometry), .averagePooling(let geometry),
+                .averagePoolingGradient(let geometry):
+                largest = max(geometry.input.elementCount, geometry.output.elementCount)
+            case .adaptiveAveragePooling(let shape, let height, let width),
+                .adaptiveAveragePoolingGradient(let shape, let height, let width):
+                largest = max(shape.elementCount, shape.batch * shape.channels * height * width)
+            case .subsampleAndPad(let shape, let stride, let before, let after),
+                .subsampleAndPadGradient(let shape, let stride, let before, let after):
+                largest = max(
+                    shape.elementCount,
+                    subsampledShape(shape, stride: stride, before: before, after: after).elementCount)
+            case .softmaxCrossEntropy(let batch, let classes, _): largest = batch * classes
+            case .optimizerUpdate: largest = cohortByteCount / 4
+            }
+            guard largest <= Self.maximumElementCount else {
+                throw DeviceError.unsupported(
+                    "\(primitive.kind) has a value of \(largest) elements, the GPU kernels index at most "
+                        + "\(Self.maximumElementCount); use a smaller batch")
+            }
+        }
+    }
+
+    // MARK: Launches of one item per element
+
+    extension GPUKernelClass {
+        /// Arguments: buffers, the count, integers, then `trailing`. `count` items, rounded up to whole groups.
+        func elementLaunch(
+            _ file: String, _ kernel: String, count: Int, _ buffers: [KernelArgument], integers: [Int] = [],
+            trailing: [KernelArgument] = [], definitions: [KernelLaunch.Definition] = []
+        ) -> KernelLaunch {
+            let items = reductionItemCount
+            return KernelLaunch(
+                file: file, kernel: kernel, definitions: definitions,
+                arguments: buffers + [.integer(count)] + integers.map(KernelArgument.integer) + trailing,
+                globalSize: [max(count.roundedUp(to: items), items)], localSize: [items])
+        }
+
+        private func vectorized(
+            _ kernel: String, _ shape: ActivationShape, _ buffers: [KernelArgument], relu: Bool = false
+        ) -> [KernelLaunch] {
+            let vector = shape.elementCount % 4 == 0 ? 4 : 1
+            return [
+                elementLaunch(
+                    "elementwise_gpu", kernel, count: shape.elementCount / vector, buffers,
+                    definitions: [.init("VECTOR", vector), .init("RELU", relu ? 1 : 0)])
+            ]
+        }
+
+        /// Channels of an activation of `shape`'s batch and plane; the target is output 0.
+        private func copyChannels(
+            from source: KernelArgument, sourceChannels: Int, sourceOffset: Int, targetChannels: Int,
+            targetOffset: Int, channels: Int, _ shape: ActivationShape
+        ) -> [KernelLaunch] {
+            let plane = shape.pixelCount
+            let run = channels * plane
+            let places = [sourceChannels, sourceOffset, targetChannels, targetOffset].map { $0 * plane }
+            let vector = (places + [run]).allSatisfy { $0 % 4 == 0 } ? 4 : 1
+            return [
+                elementLaunch(
+                    "elementwise_gpu", "copy_channels", count: shape.batch * run / vector, [source, .output(0)],
+                    integers: [run / vector] + places.map { $0 / vector }, definitions: [.init("VECTOR", vector)])
+            ]
+        }
+
+        func subsampledShape(_ shape: ActivationShape, stride: Int, before: Int, after: Int) -> ActivationShape {
+            ActivationShape(
+                shape.batch, before + shape.channels + after, (shape.height + stride - 1) / stride,
+                (shape.width + stride - 1) / stride)
+        }
+
+        private func subsample(
+            _ kernel: String, _ input: ActivationShape, _ output: ActivationShape, _ stride: Int, _ before: Int,
+            count: Int
+        ) -> [KernelLaunch] {
+            [
+                elementLaunch(
+                    "elementwise_gpu", kernel, count: count, [.input(0), .output(0)],
+                    integers: [
+                        input.channels, input.height, input.width, output.channels, output.height, output.width,
+                        stride, before,
+                    ])
+            ]
+        }
+
+        private func imageNormalization(
+            _ shape: ActivationShape, mean: [Float], deviation: [Float]
+        ) throws(DeviceError) -> [KernelLaunch] {
+            guard shape.channels == 3, mean.count == 3, deviation.count == 3 else {
+                throw DeviceError.unsupported(
+                    "image normalization takes 3 channels, found \(shape.channels) with \(mean.count) means and "
+                        + "\(deviation.count) deviations")
+            }
+            return [
+                elementLaunch(
+                    "elementwise_gpu", "normalize_image", count: shape.batch * shape.pixelCount,
+                    [.input(0), .output(0)], integers: [shape.pixelCount],
+                    trailing: (mean + deviation).map(KernelArgument.float32))
+            ]
+        }
+
+        private func pooling(
+            _ kernel: String, _ geometry: PoolingGeometry, count: Int, _ buffers: [KernelArgument], last: Int,
+            definitions: [KernelLaunch.Definition] = []
+        ) -> [KernelLaunch] {
+            let output = geometry.output
+            return [
+                elementLaunch(
+                    "pooling_gpu", kernel, count: count, buffers,
+                    integers: [
+                        geometry.input.height, geometry.input.width, output.height, output.width,
+                        geometry.kernelHeight, geometry.kernelWidth, geometry.strideHeight, geometry.strideWidth,
+                        geometry.paddingHeight, geometry.paddingWidth, last,
+                    ], definitions: definitions)
+            ]
+        }
+
+        private func adaptiveAveragePooling(
+            _ shape: ActivationShape, outputHeight: Int, outputWidth: Int
+        ) -> [KernelLaunch] {
+            let items = reductionItemCount
+            let binHeight = (shape.height + outputHeight - 1) / max(outputHeight, 1)
+            let binWidth = (shape.width + outputWidth - 1) / max(outputWidth, 1)
+            let lanes = binHeight * binWidth <= 8 ? 1 : binHeight * binWidth <= 1024 ? min(32, items) : items
+            let count = shape.batch * shape.channels * outputHeight * outputWidth
+            var launch = elementLaunch(
+                "pooling_gpu", "adaptive_average_pooling", count: count, [.input(0), .output(0)],
+                integers: [shape.height, shape.width, outputHeight, outputWidth],
+                definitions: [.init("LANES", lanes), .init("ITEMS", items)])
+            launch.globalSize = [(count * lanes).roundedUp(to: items)]
+            return [launch]
+        }
+
+        /// One launch over the slab range of a cohort.
+        private func optimizerUpdate(_ rule: OptimizerRule, count: Int) -> [KernelLaunch] {
+            switch rule {
+            case .sgd(momentum: false, nesterov: _):
+                [
+                    elementLaunch(
+                        "optimizer_gpu", "sgd", count: count, [.cohortParameters, .cohortGradients],
+                        trailing: [.cohortConstant(.learningRate), .cohortConstant(.weightDecay)])
+                ]
+            case .sgd(momentum: true, let nesterov):
+                [
+                    elementLaunch(
+                        "optimizer_gpu", "sgd_momentum", count: count,
+                        [.cohortParameters, .cohortGradients, .cohortState(0)],
+                        trailing: [
+                            .cohortConstant(.learningRate), .cohortConstant(.weightDecay), .cohortConstant(.momentum),
+                            .cohortConstant(.isFirstStep),
+                        ], definitions: [.init("NESTEROV", nesterov ? 1 : 0)])
+                ]
+            case .adam(let decoupledWeightDecay):
+                [
+                    elementLaunch(
+                        "optimizer_gpu", "adam", count: count,
+                        [.cohortParameters, .cohortGradients, .cohortState(0), .cohortState(1)],
+                        trailing: [
+                            .cohortConstant(.learningRate), .cohortConstant(.weightDecay), .cohortConstant(.beta1),
+                            .cohortConstant(.beta2), .cohortConstant(.epsilon), .cohortConstant(.biasCorrection1),
+                            .cohortConstant(.biasCorrection2Root),
+                        ], definitions: [.init("DECOUPLED", decoupledWeightDecay ? 1 : 0)])
+                ]
+            }
+        }
+    }
+
+    extension KernelArgument {
+        /// An extent as `int`; extents are checked against ``GPUKernelClass/maximumElementCount`` before.
+        static func integer(_ value: Int) -> KernelArgument { .int32(Int32(clamping: value)) }
+    }
+
+    extension Int {
+        /// The least multiple of `unit` that is not below.
+        func roundedUp(to unit: Int) -> Int { (self + unit - 1) / unit * unit }
+    }
+#endif
