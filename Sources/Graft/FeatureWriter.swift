@@ -32,7 +32,8 @@ public final class FeatureWriter {
             }
             guard format != .npy || layerCount == 1 else {
                 throw .invalidArgument(
-                    "a .npy file holds one array and \(layerCount) layers were asked for; write \(path) as .npz instead")
+                    "a .npy file holds one array and \(layerCount) layers were asked for; write \(path) as .npz instead"
+                )
             }
             self = format
         }
@@ -57,6 +58,7 @@ public final class FeatureWriter {
     ///   - path: its extension decides the format.
     ///   - layers: the layers, in the order of the file.
     ///   - classes: names that labels point to.
+    /// - Throws: ``GraftError/invalidArgument(_:)`` for an unknown extension, ``GraftError/outputFailed(_:)``.
     public init(_ path: String, layers: [String], classes: [String]) throws {
         format = try Format(path: path, layerCount: layers.count)
         self.path = path
@@ -65,7 +67,8 @@ public final class FeatureWriter {
         let folder = URL(fileURLWithPath: path).deletingLastPathComponent().path
         guard FileManager.default.isWritableFile(atPath: folder) else {
             throw GraftError.outputFailed(
-                "\(path) cannot be written: the folder \(folder) does not exist or is not writable; choose another --out")
+                "\(path) cannot be written: the folder \(folder) does not exist or is not writable; choose another --out"
+            )
         }
         if format == .csv { table = try AtomicFile(path: path) }
     }
@@ -76,13 +79,15 @@ public final class FeatureWriter {
     ///   - features: by layer, float32 with N as the first extent.
     ///   - labels: N class numbers.
     ///   - paths: N names.
+    /// - Throws: ``GraftError/invalidArgument(_:)`` when shapes do not agree, errors of writing.
     public func append(_ features: [String: HostTensor], labels: [Int32], paths: [String]) throws {
         for layer in layers {
             guard let tensor = features[layer], let values = tensor.floats, tensor.shape.rank > 0,
                 tensor.shape[0] == labels.count, paths.count == labels.count
             else {
                 throw GraftError.invalidArgument(
-                    "the features of \(layer) have shape \(features[layer]?.shape.description ?? "none") for \(labels.count) labels and \(paths.count) paths")
+                    "the features of \(layer) have shape \(features[layer]?.shape.description ?? "none") for \(labels.count) labels and \(paths.count) paths"
+                )
             }
             let row = Shape(Array(tensor.shape.dimensions.dropFirst()))
             guard rowShapes[layer, default: row] == row else {
@@ -104,6 +109,8 @@ public final class FeatureWriter {
     }
 
     /// Puts the file in its place.
+    ///
+    /// - Throws: errors of writing; an older file of this name is then as it was.
     public func finish() throws {
         switch format {
         case .npz:

@@ -46,7 +46,8 @@ import Testing
         #expect(try Graft.run(Self.train(folder.path, run)).status == 0)
         let weights = run + "/last.safetensors"
         try Self.expectFailure(
-            ["evaluate", folder.path, "--model", "resnet32_cifar", "--weights", weights] + Self.small, 65, "resnet20_cifar",
+            ["evaluate", folder.path, "--model", "resnet32_cifar", "--weights", weights] + Self.small, 65,
+            "resnet20_cifar",
             "resnet32_cifar")
         try Self.expectFailure(
             ["evaluate", folder.path, "--model", "resnet20", "--weights", weights] + Self.small, 64, "resnet20_cifar")
@@ -61,7 +62,8 @@ import Testing
             ] + Self.small, 64, "layer4", "layer3")
         try Self.expectFailure(
             [
-                "extract", folder.path, "--model", "resnet20_cifar", "--weights", weights, "--layer", "avgpool", "--out",
+                "extract", folder.path, "--model", "resnet20_cifar", "--weights", weights, "--layer", "avgpool",
+                "--out",
                 folder.path + "/f.txt",
             ] + Self.small, 64, ".npz")
     }
@@ -164,7 +166,8 @@ import Testing
         let folder = try TemporaryFolder()
         try folder.writeClasses(imagesPerClass: 2)
         let run = try TemporaryFolder()
-        try Self.expectFailure(Self.train(folder.path, run.path, ["--list", folder.path + "/none.txt"]), 66, "none.txt")
+        try Self.expectFailure(
+            Self.train(folder.path, run.path, ["--list", folder.path + "/none.txt"]), 66, "none.txt")
         let bad = try run.write("dark/0.png\t0\ndark/1.png\tx\n".utf8, to: "bad.txt")
         try Self.expectFailure(Self.train(folder.path, run.path, ["--list", bad]), 65, "bad.txt", "line 2")
         let absent = try run.write("dark/99.png\t0\n".utf8, to: "absent.txt")

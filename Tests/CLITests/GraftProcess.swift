@@ -115,7 +115,8 @@ final class TemporaryFolder: @unchecked Sendable {
     func writeClasses(_ names: [String] = ["dark", "light"], imagesPerClass: Int, side: Int = 32) throws {
         for (label, name) in names.enumerated() {
             for index in 0..<imagesPerClass {
-                try write(try Picture.png(label: label, index: index, width: side, height: side), to: "\(name)/\(index).png")
+                try write(
+                    try Picture.png(label: label, index: index, width: side, height: side), to: "\(name)/\(index).png")
             }
         }
     }

@@ -28,10 +28,12 @@ import Testing
     @Test func trainHasEveryOptionOfTheContract() throws {
         let text = try Graft.run(["help", "train"]).output.split(whereSeparator: \.isWhitespace).joined(separator: " ")
         for option in [
-            "--freeze", "--unfreeze", "--unfreeze-at", "--unfreeze-at-step", "--frozen-statistics", "--epochs", "--steps",
+            "--freeze", "--unfreeze", "--unfreeze-at", "--unfreeze-at-step", "--frozen-statistics", "--epochs",
+            "--steps",
             "--optimizer", "--learning-rate", "--momentum", "--weight-decay", "--nesterov", "--schedule", "--warmup",
             "--label-smoothing", "--augment", "--val", "--val-split", "--no-shuffle", "--drop-last", "--head-weights",
-            "--dropout", "--device", "--threads", "--seed", "--batch-size", "--image-size", "--resize", "--mean", "--std",
+            "--dropout", "--device", "--threads", "--seed", "--batch-size", "--image-size", "--resize", "--mean",
+            "--std",
             "--classes-file", "--exif", "--interpolation", "--list", "--limit", "--on-bad-image", "--quiet", "--json",
             "--weights", "--model", "--classes", "--out",
         ] {
@@ -75,7 +77,10 @@ import Testing
         (["train", "x"], "missing --model MODEL and --out RUN"),
         (["train", "--model", "m", "--out", "r"], "missing DATA"),
         (["train", "x", "--model", "m", "--out", "r", "--val", "a", "--val-split", "0.1"], "exclude each other"),
-        (["train", "x", "--model", "m", "--out", "r", "--optimizer", "adam", "--momentum", "0.5"], "only to --optimizer sgd"),
+        (
+            ["train", "x", "--model", "m", "--out", "r", "--optimizer", "adam", "--momentum", "0.5"],
+            "only to --optimizer sgd"
+        ),
         (["train", "x", "--model", "m", "--out", "r", "--nesterov", "--momentum", "0"], "needs a --momentum above 0"),
         (["bench", "--model", "m", "--mode", "infer", "--trainable", "fc"], "applies to --mode train only"),
         (["devices", "extra"], "unexpected argument \"extra\""),
@@ -96,7 +101,9 @@ import Testing
     }
 
     @Test func theEnvironmentSetsTheDevice() throws {
-        let arguments = ["bench", "--model", "resnet20_cifar", "--mode", "infer", "--batch-size", "1", "--repeats", "1"]
+        let arguments = [
+            "bench", "--model", "resnet20_cifar", "--mode", "infer", "--batch-size", "1", "--repeats", "1",
+        ]
         let named = try Graft.run(arguments, environment: ["GRAFT_DEVICE": "no such device"])
         #expect(named.status == 69)
         #expect(named.errors.contains("no such device"))

@@ -76,7 +76,8 @@ import Testing
         #expect(try #require(summary["training_bytes"] as? Int) > 0)
         let nodes = try #require(summary["nodes"] as? [[String: Any]])
         let backward = Dictionary(
-            nodes.map { ($0["node"] as? String ?? "", $0["backward"] as? String ?? "") }, uniquingKeysWith: { a, _ in a })
+            nodes.map { ($0["node"] as? String ?? "", $0["backward"] as? String ?? "") },
+            uniquingKeysWith: { a, _ in a })
         #expect(backward["conv1"] == "")
         #expect(backward["layer2.1.conv2"] == "")
         #expect(backward["layer3.0.conv1"] == "dW")
@@ -99,7 +100,8 @@ import Testing
 
     @Test(arguments: ["infer", "train"]) func benchPrintsTheKeysOfThePeers(_ mode: String) throws {
         let result = try Graft.run([
-            "bench", "--model", "resnet20_cifar", "--mode", mode, "--batch-size", "2", "--repeats", "3", "--device", "cpu",
+            "bench", "--model", "resnet20_cifar", "--mode", mode, "--batch-size", "2", "--repeats", "3", "--device",
+            "cpu",
             "--json",
         ])
         #expect(result.status == 0, "\(result.errors)")

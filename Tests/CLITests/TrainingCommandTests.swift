@@ -9,7 +9,8 @@ import Testing
 
     static func train(_ data: String, _ run: String, _ more: [String] = []) throws -> GraftResult {
         try Graft.run(
-            ["train", data, "--model", "resnet20_cifar", "--out", run, "--epochs", "2", "--batch-size", "4"] + small + more)
+            ["train", data, "--model", "resnet20_cifar", "--out", run, "--epochs", "2", "--batch-size", "4"] + small
+                + more)
     }
 
     @Test func aRunLeavesWeightsAndTablesAndRepeatsItself() throws {
@@ -97,7 +98,10 @@ import Testing
         let start = runs.path + "/start/last.safetensors"
         let tuned = try Self.train(
             data.path, runs.path + "/tuned",
-            ["--weights", start, "--freeze", "all", "--unfreeze", "linear", "--unfreeze-at", "1:layer3", "--epochs", "3"])
+            [
+                "--weights", start, "--freeze", "all", "--unfreeze", "linear", "--unfreeze-at", "1:layer3", "--epochs",
+                "3",
+            ])
         #expect(tuned.status == 0, "\(tuned.errors)")
         let before = try CheckpointReader.load(start).state
         let after = try CheckpointReader.load(runs.path + "/tuned/last.safetensors").state

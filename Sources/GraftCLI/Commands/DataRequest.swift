@@ -60,7 +60,9 @@ enum DataRequest {
     }
 
     /// Sets a share of each class aside, chosen by the seed; at least one image of each class stays to train on.
-    private static func split(_ images: ImageDataset, share: Double, seed: UInt64) throws -> (ImageDataset, ImageDataset) {
+    private static func split(_ images: ImageDataset, share: Double, seed: UInt64) throws -> (
+        ImageDataset, ImageDataset
+    ) {
         var training: [Int] = []
         var validation: [Int] = []
         for (label, members) in Dictionary(grouping: images.samples.indices, by: { images.samples[$0].label }) {
@@ -72,7 +74,8 @@ enum DataRequest {
         guard !validation.isEmpty else {
             throw CommandFailure(
                 .badData,
-                "--val-split \(share) of \(images.count) images leaves none to validate on; give a larger share or --val")
+                "--val-split \(share) of \(images.count) images leaves none to validate on; give a larger share or --val"
+            )
         }
         return (images.subset(training.sorted()), images.subset(validation.sorted()))
     }
@@ -124,7 +127,8 @@ enum DataRequest {
         let folders = images.classes
         let highest = images.samples.map(\.label).max() ?? 0
         if values[Shared.list] == nil, let names, names != folders {
-            let positions = Dictionary(names.enumerated().map { ($1, Int32($0)) }, uniquingKeysWith: { first, _ in first })
+            let positions = Dictionary(
+                names.enumerated().map { ($1, Int32($0)) }, uniquingKeysWith: { first, _ in first })
             let unknown = folders.filter { positions[$0] == nil }
             guard unknown.isEmpty else {
                 let near = nearest(unknown[0], in: names).map { " (did you mean \($0)?)" } ?? ""
@@ -148,7 +152,8 @@ enum DataRequest {
 
     /// At most six names.
     static func list(_ names: [String]) -> String {
-        names.count <= 6 ? names.joined(separator: ", ") : names.prefix(5).joined(separator: ", ") + " and \(names.count - 5) more"
+        names.count <= 6
+            ? names.joined(separator: ", ") : names.prefix(5).joined(separator: ", ") + " and \(names.count - 5) more"
     }
 
     // MARK: Batches
@@ -180,7 +185,8 @@ enum DataRequest {
         }
         guard used > 0 else {
             throw CommandFailure(
-                .noInput, "none of the \(images.count) images could be read; without --on-bad-image skip the first says why")
+                .noInput,
+                "none of the \(images.count) images could be read; without --on-bad-image skip the first says why")
         }
     }
 

@@ -26,7 +26,8 @@ enum DevicesCommand {
             return
         }
         var table = Table([
-            Table.Column(title: "selector"), Table.Column(title: "device", isFlexible: true), Table.Column(title: "type"),
+            Table.Column(title: "selector"), Table.Column(title: "device", isFlexible: true),
+            Table.Column(title: "type"),
             Table.Column(title: "units", alignment: .right), Table.Column(title: "memory", alignment: .right),
             Table.Column(title: "kernels"), Table.Column(title: "platform, driver", isFlexible: true),
         ])

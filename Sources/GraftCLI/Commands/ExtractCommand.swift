@@ -48,7 +48,9 @@ enum ExtractCommand {
         }
         try writer.finish()
         if values[Shared.json] {
-            let arrays = layers.map { (key: $0, value: JSON.array(([count] + (shapes[$0] ?? [])).map { .integer($0) })) }
+            let arrays = layers.map {
+                (key: $0, value: JSON.array(([count] + (shapes[$0] ?? [])).map { .integer($0) }))
+            }
             let result: JSON = [
                 "model": .string(network.architecture.name), "images": .integer(count),
                 "device": .string(extractor.deviceDescription.selector), "layers": .object(arrays),

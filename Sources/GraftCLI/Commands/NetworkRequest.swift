@@ -44,10 +44,12 @@ enum NetworkRequest {
         network.preprocessing = try ImagePreprocessing(
             imageSize: imageSize, resize: resize,
             interpolation: values.isGiven(Shared.interpolation)
-                ? Interpolation(rawValue: values[Shared.interpolation]) ?? carried.interpolation : carried.interpolation,
+                ? Interpolation(rawValue: values[Shared.interpolation]) ?? carried.interpolation
+                : carried.interpolation,
             mean: values[Shared.mean] ?? carried.mean,
             standardDeviation: values[Shared.standardDeviation] ?? carried.standardDeviation,
-            exif: values.isGiven(Shared.exif) ? ExifPolicy(rawValue: values[Shared.exif]) ?? carried.exif : carried.exif)
+            exif: values.isGiven(Shared.exif) ? ExifPolicy(rawValue: values[Shared.exif]) ?? carried.exif : carried.exif
+        )
     }
 
     /// Applies `--image-size` alone, for commands that read no images.

@@ -99,7 +99,9 @@ enum TrainCommand {
             named: values[Shared.model], weights: values[Shared.weights], seed: values[Shared.seed])
         try NetworkRequest.applyImages(&network, values)
         let classCount = values[TrainableSet.classes] ?? training.classes.count
-        if classCount != network.classCount { try network.replaceHead(classCount: classCount, seed: values[Shared.seed]) }
+        if classCount != network.classCount {
+            try network.replaceHead(classCount: classCount, seed: values[Shared.seed])
+        }
         if let path = values[TrainableSet.headWeights] { try network.load(tensorsFrom: path) }
         network.classNames =
             values[Shared.classesFile] == nil
@@ -120,7 +122,8 @@ enum TrainCommand {
                 + "; \(trainableCount) of \(network.parameterNames.count) parameter tensors are trainable", values)
 
         let options = fitOptions(values)
-        let report = TrainingReport(folder: folder, trainer: trainer, imageCount: training.count, options: options, values)
+        let report = TrainingReport(
+            folder: folder, trainer: trainer, imageCount: training.count, options: options, values)
         do {
             let epochs = try Interruption.deferred {
                 try trainer.fit(training, validation: validationImages, options: options, onEvent: report.receive)

@@ -20,6 +20,7 @@ final class ProgressLine {
     ///   - title: what is being done: `epoch 3/10`.
     ///   - total: how many units there are.
     ///   - unit: what is counted, in the plural: `images`.
+    ///   - isQuiet: whether nothing is shown at all.
     init(_ title: String, total: Int, unit: String, isQuiet: Bool) {
         self.title = title
         self.total = total
