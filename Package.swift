@@ -63,7 +63,7 @@ var targets: [Target] = [
     .target(
         name: "BackendConformance", dependencies: ["GraftTensor", "GraftGraph"], path: "Tests/BackendConformance"),
     .testTarget(name: "GraftTensorTests", dependencies: ["GraftTensor"]),
-    .testTarget(name: "GraftGraphTests", dependencies: ["GraftGraph", "GraftTensor"]),
+    .testTarget(name: "GraftGraphTests", dependencies: ["GraftGraph", "GraftTensor", "BackendConformance"]),
     .testTarget(name: "GraftCPUTests", dependencies: ["GraftCPU", "GraftGraph", "GraftTensor", "BackendConformance"]),
     .testTarget(
         name: "GraftOpenCLTests",

@@ -46,9 +46,11 @@ extension Program {
 @Suite struct LoweringTests {
     @Test func inferenceFoldsNormsAndFusesResiduals() throws {
         let program = try program(residualGraph(), mode: .inference)
-        #expect(program.kinds() == [
-            .convolution, .convolution, .convolution, .convolution, .convolution, .adaptiveAveragePooling, .convolution,
-        ])
+        #expect(
+            program.kinds() == [
+                .convolution, .convolution, .convolution, .convolution, .convolution, .adaptiveAveragePooling,
+                .convolution,
+            ])
         guard case .convolution(_, let epilogue) = program.instructions[2].primitive else {
             Issue.record("not a convolution")
             return
@@ -64,9 +66,10 @@ extension Program {
         for id in program.outputs.values { #expect(program[id].storage == .output) }
         // Nothing behind layer1 is computed.
         #expect(!program.instructions.contains { $0.node.hasPrefix("layer2") || $0.node == "fc" })
-        #expect(program.kinds() == [
-            .convolution, .convolution, .batchNormalizationInference, .convolution, .add, .relu,
-        ])
+        #expect(
+            program.kinds() == [
+                .convolution, .convolution, .batchNormalizationInference, .convolution, .add, .relu,
+            ])
     }
 
     @Test func headOnlyComputesNoGradientOfActivations() throws {
@@ -86,21 +89,25 @@ extension Program {
         #expect(program.count(.convolutionWeightGradient) == 3)
         // fc, layer2.conv2, layer2.conv1, layer1.conv2; none for layer1.conv1 and conv1.
         #expect(program.count(.convolutionInputGradient) == 4)
-        #expect(!program.instructions.contains {
-            $0.primitive.kind == .convolutionInputGradient && ($0.node == "layer1.conv1" || $0.node == "conv1")
-        })
+        #expect(
+            !program.instructions.contains {
+                $0.primitive.kind == .convolutionInputGradient && ($0.node == "layer1.conv1" || $0.node == "conv1")
+            })
         // The residual of layer2 adds to what comes through its convolutions, as an addend.
         let addends = program.instructions.filter {
             if case .convolutionInputGradient(_, true) = $0.primitive { true } else { false }
         }
         #expect(addends.map(\.node) == ["layer2.conv1"])
-        let gradients = Set(program.values.compactMap { value -> String? in
-            if case .gradient(let key) = value.storage { key } else { nil }
-        })
-        #expect(gradients == [
-            "layer1.conv1.weight", "layer1.bn1.weight", "layer1.bn1.bias", "layer1.conv2.weight", "layer1.bn2.weight",
-            "layer1.bn2.bias", "fc.weight", "fc.bias",
-        ])
+        let gradients = Set(
+            program.values.compactMap { value -> String? in
+                if case .gradient(let key) = value.storage { key } else { nil }
+            })
+        #expect(
+            gradients == [
+                "layer1.conv1.weight", "layer1.bn1.weight", "layer1.bn1.bias", "layer1.conv2.weight",
+                "layer1.bn2.weight",
+                "layer1.bn2.bias", "fc.weight", "fc.bias",
+            ])
     }
 
     @Test func trackedStatisticsUseTheBatchEverywhere() throws {
@@ -112,9 +119,12 @@ extension Program {
     }
 
     @Test func everyTransientIsWrittenOnceBeforeItIsRead() throws {
-        for trainable in [["fc"], ["layer1", "fc"], ["conv1", "bn1", "layer1", "layer2", "fc"], ["layer2.bn1"], ["bn1"]] {
+        for trainable in [
+            ["fc"], ["layer1", "fc"], ["conv1", "bn1", "layer1", "layer2", "fc"], ["layer2.bn1"], ["bn1"],
+        ] {
             for statistics in FrozenStatistics.allCases {
-                let program = try program(residualGraph(), mode: .training, trainable: trainable, statistics: statistics)
+                let program = try program(
+                    residualGraph(), mode: .training, trainable: trainable, statistics: statistics)
                 var written: Set<ValueID> = []
                 for instruction in program.instructions {
                     for input in instruction.inputs where program[input].storage == .transient {
@@ -129,7 +139,8 @@ extension Program {
     }
 
     @Test func operandShapesAgreeWithTheirPrimitives() throws {
-        let program = try program(residualGraph(), mode: .training, trainable: ["conv1", "bn1", "layer1", "layer2", "fc"])
+        let program = try program(
+            residualGraph(), mode: .training, trainable: ["conv1", "bn1", "layer1", "layer2", "fc"])
         for instruction in program.instructions {
             switch instruction.primitive {
             case .convolution(let geometry, _):
