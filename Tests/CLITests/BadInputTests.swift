@@ -53,7 +53,8 @@ import Testing
             ["evaluate", folder.path, "--model", "resnet20", "--weights", weights] + Self.small, 64, "resnet20_cifar")
         // More class folders than the network has outputs.
         try folder.write(try Picture.png(label: 1, index: 0, width: 32, height: 32), to: "third/0.png")
-        try Self.expectFailure(["evaluate", folder.path, "--weights", weights] + Self.small, 65, "3", "2", "third")
+        try Self.expectFailure(
+            ["evaluate", folder.path, "--weights", weights] + Self.small, 65, "no class \"third\"", "dark, light, third")
         try Self.expectFailure(Self.train(folder.path, run + "2", ["--classes", "2"]), 64, "3", "2")
         try Self.expectFailure(
             [
@@ -142,7 +143,8 @@ import Testing
     @Test func anOutputThatCannotBeMade() throws {
         let folder = try TemporaryFolder()
         try folder.writeClasses(imagesPerClass: 2)
-        let file = try folder.write(Array("a file".utf8), to: "files/occupied")
+        let other = try TemporaryFolder()
+        let file = try other.write(Array("a file".utf8), to: "occupied")
         try Self.expectFailure(Self.train(folder.path, file + "/run"), 73, "occupied")
         #if os(Linux)
             // Nobody can make a folder there, not even root.
@@ -171,6 +173,6 @@ import Testing
         let bad = try run.write("dark/0.png\t0\ndark/1.png\tx\n".utf8, to: "bad.txt")
         try Self.expectFailure(Self.train(folder.path, run.path, ["--list", bad]), 65, "bad.txt", "line 2")
         let absent = try run.write("dark/99.png\t0\n".utf8, to: "absent.txt")
-        try Self.expectFailure(Self.train(folder.path, run.path, ["--list", absent]), 65, "99.png")
+        try Self.expectFailure(Self.train(folder.path, run.path, ["--list", absent]), 66, "99.png")
     }
 }

@@ -11,7 +11,7 @@ enum EvaluateCommand {
         discussion: "Where DATA has train/ and val/ in it, val/ is evaluated.",
         examples: [
             "graft evaluate photos --weights runs/a/best.safetensors",
-            "graft evaluate cifar10/test --model resnet20_cifar --weights resnet20.th --image-size 32 --resize 32",
+            "graft evaluate photos/val --model resnet18 --weights resnet18.pth --logits logits.npz",
         ],
         groups: [
             ArgumentGroup("Data", [Shared.data, Shared.list, Shared.limit]),
