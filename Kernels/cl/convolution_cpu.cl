@@ -334,18 +334,51 @@ kernel void transpose_weights(GLOBAL_IN w, __global float *restrict to, int outp
                                                    outputsPerGroup);
     to += ((size_t)cb * get_global_size(0) + get_global_id(0)) * 512;
     const int k0 = firstOutput + kBlock * 16;
+    if (groups == 1) {
+        // Everything is related, and source lanes behind the last channel are zero: squares of 16 x 16.
+        for (int side = 0; side < 2; ++side) {
+            const int block = cb * 2 + side;
+            float16 a[16], b[16];
+            if (block < blocksPerOutput) {
+                GLOBAL_IN from = w + ((size_t)(k0 / 32 * kernelHeight * kernelWidth + position) * blocksPerOutput +
+                                      block) * 512 + k0 % 32;
+#pragma unroll
+                for (int c = 0; c < 16; ++c) a[c] = vload16(c * 2, from);
+#pragma unroll
+                for (int round = 0; round < 4; ++round) {
+                    // Interleaving rows i and i + 8 four times transposes.
+#pragma unroll
+                    for (int i = 0; i < 8; ++i) {
+                        b[2 * i].even = a[i].lo;
+                        b[2 * i].odd = a[i + 8].lo;
+                        b[2 * i + 1].even = a[i].hi;
+                        b[2 * i + 1].odd = a[i + 8].hi;
+                    }
+#pragma unroll
+                    for (int i = 0; i < 16; ++i) a[i] = b[i];
+                }
+            } else {
+#pragma unroll
+                for (int i = 0; i < 16; ++i) a[i] = (float16)(0.0f);
+            }
+#pragma unroll
+            for (int lane = 0; lane < 16; ++lane) vstore16(a[lane], lane * 2 + side, to);
+        }
+        return;
+    }
     for (int lane = 0; lane < 16; ++lane) {
         const int k = k0 + lane, kb = k / 32;
         const int firstInput = 16 * first_input_block(kb, (inputChannels + 15) / 16, blocksPerOutput, outputsPerGroup,
                                                       inputsPerGroup);
         const __global float *from =
-            w + ((size_t)(kb * kernelHeight * kernelWidth + position) * blocksPerOutput * 16 + cb * 32 - firstInput) * 32 +
+            w + ((ptrdiff_t)(kb * kernelHeight * kernelWidth + position) * blocksPerOutput * 16 + cb * 32 - firstInput) * 32 +
             k % 32;
+        // Channels of k's group; none for a k that does not exist.
+        const int channelFirst = k < outputChannels ? k / outputsPerGroup * inputsPerGroup : 0;
+        const int channelEnd = k < outputChannels ? channelFirst + inputsPerGroup : 0;
         for (int c = 0; c < 32; ++c) {
             const int channel = cb * 32 + c;
-            const int related = k < outputChannels && channel < inputChannels &&
-                                k / outputsPerGroup == channel / inputsPerGroup;
-            to[lane * 32 + c] = related ? from[(ptrdiff_t)c * 32] : 0.0f;
+            to[lane * 32 + c] = channel >= channelFirst && channel < channelEnd ? from[(ptrdiff_t)c * 32] : 0.0f;
         }
     }
 }

@@ -94,7 +94,7 @@ package struct LoadReport: Sendable, Equatable {
                     TensorMismatch(name: tensor.name, found: describe(found), expected: wanted))
                 continue
             }
-            resolved[tensor.name] = found
+            resolved[tensor.name] = found.reshaped(tensor.shape)
             report.loadedCount += 1
         }
         let known = Set(report.modelNames)
@@ -103,7 +103,9 @@ package struct LoadReport: Sendable, Equatable {
     }
 
     private static func fits(_ tensor: HostTensor, _ expected: ExpectedTensor) -> Bool {
-        tensor.shape == expected.shape && (expected.isInteger ? tensor.int64s != nil : tensor.floats != nil)
+        // Counters of one element were vectors before PyTorch 0.4 and load_state_dict takes them still.
+        let shapeFits = tensor.shape == expected.shape || (expected.isInteger && expected.shape.rank == 0 && tensor.shape == [1])
+        return shapeFits && (expected.isInteger ? tensor.int64s != nil : tensor.floats != nil)
     }
 
     private static func describe(_ tensor: HostTensor) -> String {

@@ -53,6 +53,25 @@ import Testing
         #expect(model.state["\(head).weight"]?.floats?.allSatisfy { abs($0) <= bound } == true)
     }
 
+    /// The check values and the checksum of the reference's README.
+    @Test func formulaWeightsAreTheReferences() throws {
+        let model = try Model("resnet18")
+        let state = FormulaWeights.state(of: model, seed: 1)
+        let stem = try #require(state["conv1.weight"]?.floats)
+        #expect([stem[0], stem[1], stem[2], stem[9407]] == [-0.1996212750673294, 0.09769745171070099, 0.08355973660945892, -0.13292944431304932])
+        #expect(state["bn1.weight"]?.floats?.first == 0.9128189086914062)
+        #expect(state["bn1.running_mean"]?.floats?.first == 0.1872824877500534)
+        #expect(state["bn1.running_var"]?.floats?.first == 1.3537259101867676)
+        #expect(state["layer1.0.bn1.weight"]?.floats?.first == 0.8654382228851318)
+        #expect(state["layer1.0.bn2.weight"]?.floats?.first == 0.34591373801231384)
+        #expect(state["layer1.0.bn2.bias"]?.floats?.first == 0.08264851570129395)
+        #expect(state["layer2.0.downsample.1.weight"]?.floats?.first == 0.7763999700546265)
+        // The runner writes counters as vectors of one element.
+        let written = StateDictionary(
+            state.map { name, tensor in (name, tensor.int64s == nil ? tensor : tensor.reshaped([1])) })
+        #expect(try GraftCheckpoint.digest(of: written) == "3b0908d63caa5aaaaeb3cc4b0efe06faa313fe1b7a84e627235a7aaccf181c0e")
+    }
+
     @Test func selectors() throws {
         var model = try Model("resnet18", classCount: 4)
         model.freeze()

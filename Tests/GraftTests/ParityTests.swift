@@ -60,7 +60,6 @@ private struct Trace {
             let folder = name.hasSuffix("_cifar") ? "cifar_resnet" : "squeezenet1_1"
             model = try Model(name, weights: SharedData.path("data/\(folder)/\(file)"))
         }
-        #expect(try model.digest() == weights["sha256_of_tensors"] as? String || file.hasSuffix(".th"))
         if let classes = integer("classes"), classes != model.classCount { try model.replaceHead(classCount: classes) }
         if let head = weights["head"] as? String {
             try model.load(tensorsFrom: SharedData.path("reference/heads/\(head)"))
