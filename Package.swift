@@ -62,6 +62,13 @@ var targets: [Target] = [
     // Tests
     .target(
         name: "BackendConformance", dependencies: ["GraftTensor", "GraftGraph"], path: "Tests/BackendConformance"),
+    .executableTarget(
+        name: "GraftConformance",
+        dependencies: [
+            "BackendConformance", "GraftCPU", "GraftGraph",
+            .target(name: "GraftOpenCL", condition: .when(traits: ["OpenCL"])),
+        ],
+        path: "Tests/ConformanceRunner"),
     .testTarget(name: "GraftTensorTests", dependencies: ["GraftTensor"]),
     .testTarget(name: "GraftGraphTests", dependencies: ["GraftGraph", "GraftTensor", "BackendConformance"]),
     .testTarget(name: "GraftCPUTests", dependencies: ["GraftCPU", "GraftGraph", "GraftTensor", "BackendConformance"]),
@@ -75,7 +82,7 @@ var targets: [Target] = [
     .testTarget(
         name: "GraftTests", dependencies: ["Graft", "GraftGraph", "GraftTensor", "GraftCheckpoint", "GraftVision"],
         exclude: ["Fixtures"]),
-    .testTarget(name: "CLITests", dependencies: ["GraftTensor", "GraftCheckpoint"]),
+    .testTarget(name: "CLITests", dependencies: ["GraftTensor", "GraftCheckpoint", "GraftVision"]),
     .testTarget(name: "LayeringTests"),
 ]
 

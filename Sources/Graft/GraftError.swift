@@ -95,8 +95,8 @@ public func failureKind(of error: any Error) -> FailureKind {
         }
     case let error as ImageDatasetError:
         switch error {
-        case .folderNotFound, .notAFolder, .noClasses, .noImages: .noInput
-        case .unreadable, .emptyClasses, .badList: .badData
+        case .folderNotFound, .notAFolder, .unreadable, .noClasses, .noImages: .noInput
+        case .emptyClasses, .badList: .badData
         }
     case let error as ImageError:
         switch error.fault {

@@ -1,1 +1,4 @@
-print("graft")
+import Foundation
+
+Interruption.install()
+exit(CommandLineTool.run(Array(CommandLine.arguments.dropFirst())).rawValue)

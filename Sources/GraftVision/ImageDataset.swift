@@ -107,6 +107,11 @@ public struct ImageDataset: Sendable {
         self.source = .memory(images)
     }
 
+    /// Makes a data set of files; paths are relative to `folder` or absolute, labels positions in `classes`.
+    public init(folder: String, samples: [ImageSample], classes: [String]) {
+        self.init(classes: classes, samples: samples, source: .folder(folder))
+    }
+
     private init(classes: [String], samples: [ImageSample], source: Source) {
         self.classes = classes
         self.samples = samples

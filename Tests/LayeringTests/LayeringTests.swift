@@ -18,6 +18,7 @@ import Testing
         "GraftVision": ["GraftTensor", "CImageCodecs"],
         "Graft": [
             "GraftTensor", "GraftGraph", "GraftCPU", "GraftOpenCL", "GraftCheckpoint", "GraftVision", "CSystemSupport",
+            "CDemoWeights",
         ],
         "GraftCLI": ["Graft"],
     ]

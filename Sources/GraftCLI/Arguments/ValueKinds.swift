@@ -1,0 +1,148 @@
+import Foundation
+
+/// A change of the trainable set during training: `5:layer3`.
+struct UnfreezeRequest: Hashable, Sendable {
+    /// The epoch or step, counted from 0, before which it takes effect.
+    var position: Int
+    /// Names, prefixes, globs or `all`, `head`, `backbone`.
+    var names: [String]
+}
+
+/// A learning-rate schedule as written on the command line.
+enum ScheduleRequest: Hashable, Sendable, CustomStringConvertible {
+    case constant
+    /// Multiply by `factor` every `epochs` epochs.
+    case step(epochs: Int, factor: Double)
+    case cosine
+
+    var description: String {
+        switch self {
+        case .constant: "constant"
+        case .step(let epochs, let factor): "step:\(epochs):\(factor)"
+        case .cosine: "cosine"
+        }
+    }
+}
+
+extension ValueKind where Value == String {
+    /// Any text, empty text excepted.
+    static func text(_ placeholder: String) -> ValueKind {
+        ValueKind(placeholder, expectation: "a value") { $0.isEmpty ? nil : $0 }
+    }
+
+    /// A path of a file or folder; whether it exists is for the command to say.
+    static func path(_ placeholder: String) -> ValueKind {
+        ValueKind(placeholder, expectation: "a path") { $0.isEmpty ? nil : $0 }
+    }
+
+    /// One of a closed set of words.
+    static func choice(_ words: String...) -> ValueKind {
+        ValueKind(
+            words.joined(separator: "|"), expectation: "one of " + words.joined(separator: ", "), choices: words
+        ) { words.contains($0) ? $0 : nil }
+    }
+}
+
+extension ValueKind where Value == [String] {
+    /// Names separated by commas.
+    static func names(_ placeholder: String) -> ValueKind {
+        ValueKind(placeholder, expectation: "a comma-separated list of names", read: commaSeparatedNames)
+    }
+}
+
+extension ValueKind where Value == Int {
+    /// A whole number of at least `minimum`.
+    static func wholeNumber(_ placeholder: String = "N", atLeast minimum: Int) -> ValueKind {
+        ValueKind(placeholder, expectation: "a whole number of at least \(minimum)") { text in
+            Int(text).flatMap { $0 >= minimum ? $0 : nil }
+        }
+    }
+}
+
+extension ValueKind where Value == UInt64 {
+    /// A seed.
+    static var seed: ValueKind {
+        ValueKind("N", expectation: "a whole number from 0 to 18446744073709551615") { UInt64($0) }
+    }
+}
+
+extension ValueKind where Value == Double {
+    /// A finite number of at least 0.
+    static func number(_ placeholder: String = "X") -> ValueKind {
+        ValueKind(placeholder, expectation: "a number of at least 0") { text in
+            finiteNumber(text).flatMap { $0 >= 0 ? $0 : nil }
+        }
+    }
+
+    /// A number from 0 to below 1, or above 0 to below 1.
+    static func fraction(_ placeholder: String = "X", includingZero: Bool) -> ValueKind {
+        ValueKind(
+            placeholder, expectation: "a number \(includingZero ? "from" : "above") 0 and below 1"
+        ) { text in
+            finiteNumber(text).flatMap { (includingZero ? $0 >= 0 : $0 > 0) && $0 < 1 ? $0 : nil }
+        }
+    }
+}
+
+extension ValueKind where Value == [Float] {
+    /// Three numbers, for red, green and blue.
+    static func channels(positive: Bool) -> ValueKind {
+        ValueKind("R,G,B", expectation: "three \(positive ? "positive " : "")numbers separated by commas") { text in
+            let parts = text.split(separator: ",", omittingEmptySubsequences: false)
+            let numbers = parts.compactMap { finiteNumber(String($0)).map(Float.init) }
+            guard parts.count == 3, numbers.count == 3, !positive || numbers.allSatisfy({ $0 > 0 }) else { return nil }
+            return numbers
+        }
+    }
+}
+
+extension ValueKind where Value == UnfreezeRequest {
+    /// `5:layer3`: a position, a colon, names.
+    static func unfreezing(_ unit: String) -> ValueKind {
+        ValueKind(
+            "\(unit):S", expectation: "of the form \(unit):NAMES, with the \(unit.lowercased()) counted from 0"
+        ) { text in
+            guard let colon = text.firstIndex(of: ":"), let position = Int(text[..<colon]), position >= 0,
+                let names = commaSeparatedNames(String(text[text.index(after: colon)...]))
+            else { return nil }
+            return UnfreezeRequest(position: position, names: names)
+        }
+    }
+}
+
+extension ValueKind where Value == ScheduleRequest {
+    static var schedule: ValueKind {
+        ValueKind(
+            "constant|step:N:G|cosine",
+            expectation: "a schedule: constant, step:N:G (times G every N epochs) or cosine",
+            choices: []
+        ) { text in
+            let parts = text.split(separator: ":", omittingEmptySubsequences: false).map(String.init)
+            switch (parts.first, parts.count) {
+            case ("constant", 1): return .constant
+            case ("cosine", 1): return .cosine
+            case ("step", 3):
+                guard let epochs = Int(parts[1]), epochs > 0, let factor = finiteNumber(parts[2]), factor > 0 else {
+                    return nil
+                }
+                return .step(epochs: epochs, factor: factor)
+            default: return nil
+            }
+        }
+    }
+}
+
+private let commaSeparatedNames: @Sendable (String) -> [String]? = { text in
+    let names = text.split(separator: ",", omittingEmptySubsequences: false).map {
+        $0.trimmingCharacters(in: .whitespaces)
+    }
+    return names.contains("") ? nil : names
+}
+
+/// A decimal number; `nan`, `inf` and hexadecimal are none.
+private func finiteNumber(_ text: String) -> Double? {
+    guard text.allSatisfy({ $0.isNumber || "+-.eE".contains($0) }), let value = Double(text), value.isFinite else {
+        return nil
+    }
+    return value
+}

@@ -1,0 +1,28 @@
+import Foundation
+import Graft
+
+/// The whole of `graft`: one command line in, one exit code out.
+enum CommandLineTool {
+    static let commands: [Command] = [
+        DevicesCommand.command, ModelsCommand.command, SummaryCommand.command, TrainCommand.command,
+        EvaluateCommand.command, PredictCommand.command, ExtractCommand.command, BenchCommand.command,
+        DemoCommand.command,
+    ]
+
+    static func run(_ words: [String]) -> ExitCode {
+        do {
+            let parser = ArgumentParser(commands: commands, environment: ProcessInfo.processInfo.environment)
+            switch try parser.parse(words) {
+            case .overview: try Console.result(HelpText.overview(of: commands))
+            case .help(let command): try Console.result(HelpText.page(of: command))
+            case .version: try Console.result("graft \(graftVersion)\n")
+            case .run(let command, let values): try command.run(values)
+            }
+            return .success
+        } catch {
+            let failure = CommandFailure(describing: error)
+            if !failure.message.isEmpty { Console.error(failure.message) }
+            return failure.code
+        }
+    }
+}

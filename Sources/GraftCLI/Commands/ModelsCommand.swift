@@ -1,0 +1,40 @@
+import Graft
+
+/// `graft models`
+enum ModelsCommand {
+    static let command = Command(
+        name: "models",
+        summary: "List the architectures: parameters, input size and head.",
+        examples: ["graft models", "graft models --json"],
+        groups: [ArgumentGroup("Output", [Shared.json])],
+        run: run)
+
+    private static func run(_ values: ArgumentValues) throws {
+        let architectures = Architecture.all
+        if values[Shared.json] {
+            let entries = architectures.map { architecture -> JSON in
+                [
+                    "name": .string(architecture.name), "family": .string(architecture.family),
+                    "parameters": .integer(architecture.parameterCount(classCount: architecture.classCount)),
+                    "classes": .integer(architecture.classCount), "image_size": .integer(architecture.imageSize),
+                    "head": .string(architecture.headName), "source": .string(architecture.source),
+                ]
+            }
+            try Console.result(JSON.object([("models", .array(entries))]).pretty() + "\n")
+            return
+        }
+        var table = Table([
+            Table.Column(title: "model"), Table.Column(title: "family"),
+            Table.Column(title: "parameters", alignment: .right), Table.Column(title: "classes", alignment: .right),
+            Table.Column(title: "input", alignment: .right), Table.Column(title: "head"),
+        ])
+        for architecture in architectures {
+            table.rows.append([
+                architecture.name, architecture.family,
+                grouped(architecture.parameterCount(classCount: architecture.classCount)),
+                "\(architecture.classCount)", "\(architecture.imageSize)", architecture.headName,
+            ])
+        }
+        try Console.result(table.text())
+    }
+}

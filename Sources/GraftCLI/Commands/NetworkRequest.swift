@@ -1,0 +1,89 @@
+import Graft
+
+/// What several commands make of their arguments: a device, a network, its preprocessing and its frozen part.
+enum NetworkRequest {
+    /// The device of `--device` and `--threads`.
+    static func device(_ values: ArgumentValues) -> Device {
+        Device(values[Shared.device], threadCount: values[Shared.threads])
+    }
+
+    /// Prints what was chosen and why, and the warning if `auto` had to pass over something.
+    static func announce(
+        _ device: DeviceDescription, _ notes: (reason: String, warning: String?), _ values: ArgumentValues
+    ) {
+        if let warning = notes.warning { Console.warning(warning) }
+        note("device: \(text(of: device)) (\(notes.reason))", values)
+    }
+
+    /// `opencl:0 Tesla, cpu-class kernels`.
+    static func text(of device: DeviceDescription) -> String {
+        "\(device.selector), \(device.name), \(device.kernelClass) kernels"
+    }
+
+    /// A note on standard error, unless `--quiet`.
+    static func note(_ text: String, _ values: ArgumentValues) {
+        if !values[Shared.quiet] { Console.note(text) }
+    }
+
+    /// The network of a name with a file's weights, or random without one.
+    static func model(named name: String, weights: String?, seed: UInt64 = 0) throws -> Model {
+        if let weights { return try Model(name, weights: weights) }
+        return try Model(name, seed: seed)
+    }
+
+    /// Applies `--image-size`, `--resize`, `--mean`, `--std`, `--interpolation` and `--exif` over what the weights carry.
+    static func applyImages(_ network: inout Model, _ values: ArgumentValues) throws {
+        let carried = network.preprocessing
+        let imageSize = values[Shared.imageSize] ?? carried.imageSize
+        let resize = values[Shared.resize] ?? standardResize(carried, imageSize: imageSize)
+        guard resize >= imageSize else {
+            throw UsageError(
+                "--resize \(resize) is smaller than --image-size \(imageSize): the crop would not be filled; "
+                    + "pass --resize \(imageSize) or more")
+        }
+        network.preprocessing = try ImagePreprocessing(
+            imageSize: imageSize, resize: resize,
+            interpolation: values.isGiven(Shared.interpolation)
+                ? Interpolation(rawValue: values[Shared.interpolation]) ?? carried.interpolation
+                : carried.interpolation,
+            mean: values[Shared.mean] ?? carried.mean,
+            standardDeviation: values[Shared.standardDeviation] ?? carried.standardDeviation,
+            exif: values.isGiven(Shared.exif) ? ExifPolicy(rawValue: values[Shared.exif]) ?? carried.exif : carried.exif
+        )
+    }
+
+    /// Applies `--image-size` alone, for commands that read no images.
+    static func applyImageSize(_ network: inout Model, _ imageSize: Int?) throws {
+        guard let imageSize else { return }
+        let carried = network.preprocessing
+        network.preprocessing = try ImagePreprocessing(
+            imageSize: imageSize, resize: standardResize(carried, imageSize: imageSize),
+            interpolation: carried.interpolation, mean: carried.mean, standardDeviation: carried.standardDeviation,
+            exif: carried.exif)
+    }
+
+    /// An unchanged size keeps what the weights carry; another one gets the usual margin of 256 to 224.
+    private static func standardResize(_ carried: ImagePreprocessing, imageSize: Int) -> Int {
+        if imageSize == carried.imageSize, let resize = carried.resize { return resize }
+        return imageSize * 256 / 224
+    }
+
+    /// Applies `--freeze` and `--unfreeze`, in this order. With weights and without `--freeze`, the backbone is frozen.
+    static func freeze(_ network: inout Model, _ values: ArgumentValues) throws {
+        if let names = values[TrainableSet.freeze] {
+            try network.freeze(names.joined(separator: ","))
+        } else if values[Shared.weights] != nil {
+            try network.freeze("backbone")
+        }
+        if let names = values[TrainableSet.unfreeze] { try network.unfreeze(names.joined(separator: ",")) }
+    }
+
+    static func frozenStatistics(_ values: ArgumentValues) -> FrozenStatistics {
+        values[TrainableSet.frozenStatistics] == "track" ? .track : .keep
+    }
+
+    /// The sizes of the batches that `count` images make.
+    static func batchSizes(count: Int, batchSize: Int) -> Set<Int> {
+        Set([min(count, batchSize), count % batchSize].filter { $0 > 0 })
+    }
+}

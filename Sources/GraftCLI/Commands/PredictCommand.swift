@@ -1,0 +1,68 @@
+import Graft
+
+/// `graft predict`
+enum PredictCommand {
+    static let images = Argument.positionals("IMAGE", .path("IMAGE"), help: "JPEG or PNG files.")
+    static let top = Argument.option("top", .wholeNumber("K", atLeast: 1), default: 5, help: "Classes shown per image.")
+
+    static let command = Command(
+        name: "predict",
+        summary: "Classify images.",
+        examples: [
+            "graft predict photo.jpg --weights runs/a/best.safetensors",
+            "graft predict *.jpg --model squeezenet1_1 --weights squeezenet1_1.pth --classes-file names.txt",
+        ],
+        groups: [
+            ArgumentGroup("Input", [images]),
+            ArgumentGroup("Model", [Shared.requiredWeights, Shared.modelOfWeights, Shared.classesFile]),
+            Shared.imageGroup,
+            Shared.runGroup(seeded: false),
+            ArgumentGroup("Output", [top, Shared.quiet, Shared.json]),
+        ],
+        run: run)
+
+    private static func run(_ values: ArgumentValues) throws {
+        var network = try Model(values[Shared.modelOfWeights], weights: values[Shared.requiredWeights])
+        try NetworkRequest.applyImages(&network, values)
+        let files = DataRequest.files(values[images])
+        let classNames = try DataRequest.outputNames(of: network, values)
+        let extractor = try FeatureExtractor(
+            network, layers: ["logits"], device: NetworkRequest.device(values),
+            batchSizes: NetworkRequest.batchSizes(count: files.count, batchSize: values[Shared.batchSize]))
+        NetworkRequest.announce(extractor.deviceDescription, extractor.deviceNotes, values)
+
+        var predictions: [(path: String, prediction: Prediction)] = []
+        try DataRequest.forEachBatch(files, network, values, title: "predict") { batch in
+            let result = try extractor.features(ofPixels: batch.pixels, count: batch.count)
+            let scores = result["logits"]?.floats ?? []
+            for (row, index) in batch.sampleIndices.enumerated() {
+                let slice = scores[row * network.classCount..<(row + 1) * network.classCount]
+                let prediction = Prediction(logits: slice, classNames: classNames, count: values[top])
+                predictions.append((files.samples[index].path, prediction))
+            }
+        }
+        if values[Shared.json] {
+            let entries = predictions.map { entry -> JSON in
+                let choices = entry.prediction.choices.map { choice -> JSON in
+                    [
+                        "class": .string(choice.name), "label": .integer(choice.label),
+                        "probability": .number(choice.probability),
+                    ]
+                }
+                return ["path": .string(entry.path), "predictions": .array(choices)]
+            }
+            try Console.result(JSON.object([("images", .array(entries))]).pretty(levels: 3) + "\n")
+            return
+        }
+        var table = Table([
+            Table.Column(title: "image", isFlexible: true), Table.Column(title: "probability", alignment: .right),
+            Table.Column(title: "class", isFlexible: true),
+        ])
+        for (path, prediction) in predictions {
+            for (rank, choice) in prediction.choices.enumerated() {
+                table.rows.append([rank == 0 ? path : "", percent(choice.probability), choice.name])
+            }
+        }
+        try Console.result(table.text())
+    }
+}

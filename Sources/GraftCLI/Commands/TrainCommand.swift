@@ -1,0 +1,182 @@
+import Graft
+
+/// `graft train`
+enum TrainCommand {
+    static let out = Argument.required(
+        "out", .path("RUN"), placeholderValue: "",
+        help: "Folder of the run: weights, resume state, steps.csv, epochs.csv, report.html.")
+    static let resume = Argument.flag(
+        "resume", help: "Go on with the run in RUN; the result is what an uninterrupted run gives.")
+
+    static let epochs = Argument.option("epochs", .wholeNumber(atLeast: 1), default: 10, help: "Passes over the data.")
+    static let steps = Argument.optional(
+        "steps", .wholeNumber(atLeast: 1), shownAs: "all", example: "100", help: "Stop after N steps.")
+    static let optimizer = Argument.option(
+        "optimizer", .choice("sgd", "adam", "adamw"), default: "sgd", help: "Update rule, as in torch.optim.")
+    static let learningRate = Argument.option("learning-rate", .number(), default: 0.001, help: "Learning rate.")
+    static let momentum = Argument.option(
+        "momentum", .fraction(includingZero: true), default: 0.9, help: "Momentum of sgd.")
+    static let weightDecay = Argument.option(
+        "weight-decay", .number(), default: 0, shownAs: "0", help: "Weight decay of every trainable parameter.")
+    static let nesterov = Argument.flag("nesterov", help: "Nesterov's momentum, for sgd.")
+    static let schedule = Argument.option(
+        "schedule", .schedule, default: .constant,
+        help: "Learning rate over time; step:N:G multiplies it by G every N epochs.")
+    static let warmup = Argument.option(
+        "warmup", .wholeNumber(atLeast: 0), default: 0, help: "Raise the learning rate linearly over N steps first.")
+    static let labelSmoothing = Argument.option(
+        "label-smoothing", .fraction(includingZero: true), default: 0, shownAs: "0",
+        help: "Share of the target spread over all classes.")
+    static let dropout = Argument.option(
+        "dropout", .choice("on", "off"), default: "on", help: "Whether dropout layers drop.")
+
+    static let augment = Argument.option(
+        "augment", .choice("none", "flip", "standard"), default: "none",
+        help: "flip: horizontal flips; standard: random resized crops and flips.")
+    static let validation = Argument.optional(
+        "val", .path("DIR"), shownAs: "DATA/val where it exists", help: "Folder of class folders to validate on.")
+    static let validationSplit = Argument.optional(
+        "val-split", .fraction(includingZero: false), shownAs: "none", example: "0.2",
+        help: "Set this share of the images aside to validate on.")
+    static let noShuffle = Argument.flag("no-shuffle", help: "Keep the order of the list in every epoch.")
+    static let dropLast = Argument.flag("drop-last", help: "Leave out the last, smaller batch of an epoch.")
+    static let cache = Argument.option(
+        "cache", .choice("auto", "memory", "disk", "off"), default: "auto",
+        help: "Where the outputs of the frozen part are kept across epochs.")
+
+    static let command = Command(
+        name: "train",
+        summary: "Fine-tune a network on a folder of images.",
+        discussion: """
+            With --weights and without --freeze, the backbone is frozen and the head is trained. The frozen part is \
+            computed once per image, not once per epoch. Ctrl-C saves and ends; --resume goes on from there.
+            """,
+        examples: [
+            "graft train photos --model resnet18 --weights resnet18.pth --out runs/a",
+            "graft train photos --model resnet18 --weights resnet18.pth --out runs/b \\",
+            "      --unfreeze-at 5:layer3 --epochs 10",
+        ],
+        groups: [
+            ArgumentGroup("Data", [Shared.data, validation, validationSplit, Shared.list, Shared.limit]),
+            ArgumentGroup(
+                "Model",
+                [Shared.model, Shared.weights, TrainableSet.headWeights, TrainableSet.classes, Shared.classesFile]),
+            ArgumentGroup(
+                "Frozen and trainable",
+                [
+                    TrainableSet.freeze, TrainableSet.unfreeze, TrainableSet.unfreezeAt, TrainableSet.unfreezeAtStep,
+                    TrainableSet.frozenStatistics,
+                ]),
+            ArgumentGroup(
+                "Training",
+                [
+                    epochs, steps, optimizer, learningRate, momentum, weightDecay, nesterov, schedule, warmup,
+                    labelSmoothing, dropout, augment, noShuffle, dropLast, cache,
+                ]),
+            Shared.imageGroup,
+            Shared.runGroup(seeded: true),
+            ArgumentGroup("Output", [out, resume, Shared.quiet, Shared.json]),
+        ],
+        validate: { values throws(UsageError) in
+            if values.isGiven(validation), values.isGiven(validationSplit) {
+                throw UsageError("--val and --val-split exclude each other; give one of them")
+            }
+            let optimizerName = values[optimizer]
+            for argument in [momentum as any AnyArgument, nesterov]
+            where optimizerName != "sgd" && values.isGiven(argument) {
+                throw UsageError(
+                    "\(argument.display) does not apply to --optimizer \(optimizerName), only to --optimizer sgd")
+            }
+            if values[nesterov], values[momentum] == 0 {
+                throw UsageError("--nesterov needs a --momentum above 0, found 0")
+            }
+        },
+        run: run)
+
+    private static func run(_ values: ArgumentValues) throws {
+        let (training, validationImages) = try DataRequest.training(values)
+        var network = try NetworkRequest.model(
+            named: values[Shared.model], weights: values[Shared.weights], seed: values[Shared.seed])
+        try NetworkRequest.applyImages(&network, values)
+        let classCount = values[TrainableSet.classes] ?? training.classes.count
+        if classCount != network.classCount {
+            try network.replaceHead(classCount: classCount, seed: values[Shared.seed])
+        }
+        if let path = values[TrainableSet.headWeights] { try network.load(tensorsFrom: path) }
+        network.classNames =
+            values[Shared.classesFile] == nil
+            ? (0..<classCount).map { $0 < training.classes.count ? training.classes[$0] : "class \($0)" }
+            : try DataRequest.outputNames(of: network, values)
+        try NetworkRequest.freeze(&network, values)
+
+        let folder = try RunFolder(values[out])
+        let trainer = try Trainer(
+            network, loss: .crossEntropy(labelSmoothing: values[labelSmoothing]), optimizer: rule(values),
+            device: NetworkRequest.device(values), frozenStatistics: NetworkRequest.frozenStatistics(values),
+            dropout: values[dropout] == "on", seed: values[Shared.seed])
+        NetworkRequest.announce(trainer.deviceDescription, trainer.deviceNotes, values)
+        let trainableCount = network.trainable.count
+        NetworkRequest.note(
+            "\(network.architecture.name), \(classCount) classes; \(training.count) images to train on"
+                + (validationImages.map { ", \($0.count) to validate on" } ?? "")
+                + "; \(trainableCount) of \(network.parameterNames.count) parameter tensors are trainable", values)
+
+        let options = fitOptions(values)
+        let report = TrainingReport(
+            folder: folder, trainer: trainer, imageCount: training.count, options: options, values)
+        do {
+            let epochs = try Interruption.deferred {
+                try trainer.fit(training, validation: validationImages, options: options, onEvent: report.receive)
+            }
+            report.finish()
+            try report.save()
+            try report.printResult(epochs)
+        } catch GraftError.interrupted {
+            report.finish()
+            try report.save()
+            throw CommandFailure(
+                .interrupted,
+                "interrupted after step \(trainer.stepCount); \(values[out]) holds the weights and tables so far")
+        } catch {
+            report.finish()
+            throw error
+        }
+    }
+
+    private static func rule(_ values: ArgumentValues) -> Optimizer {
+        let rate = values[learningRate]
+        return switch values[optimizer] {
+        case "adam": .adam(learningRate: rate, weightDecay: values[weightDecay])
+        case "adamw": .adamW(learningRate: rate, weightDecay: values[weightDecay])
+        default:
+            .sgd(
+                learningRate: rate, momentum: values[momentum], weightDecay: values[weightDecay],
+                nesterov: values[nesterov])
+        }
+    }
+
+    private static func fitOptions(_ values: ArgumentValues) -> FitOptions {
+        var options = FitOptions()
+        options.unfreezeAtEpoch = values[TrainableSet.unfreezeAt].map { ($0.position, $0.names.joined(separator: ",")) }
+        options.unfreezeAtStep = values[TrainableSet.unfreezeAtStep].map {
+            ($0.position, $0.names.joined(separator: ","))
+        }
+        options.epochs = values[epochs]
+        options.stepLimit = values[steps]
+        options.batchSize = values[Shared.batchSize]
+        options.shuffles = !values[noShuffle]
+        options.dropsLast = values[dropLast]
+        options.augmentation = Augmentation(rawValue: values[augment]) ?? .none
+        options.onBadImage = DataRequest.badImagePolicy(values)
+        options.workerCount = DataRequest.workerCount(values)
+        options.schedule =
+            switch values[schedule] {
+            case .constant: .constant
+            case .step(let epochs, let factor): .step(epochs: epochs, factor: factor)
+            case .cosine: .cosine
+            }
+        options.warmupSteps = values[warmup]
+        options.isCancelled = { Interruption.isRequested }
+        return options
+    }
+}

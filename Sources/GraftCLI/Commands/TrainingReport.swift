@@ -1,0 +1,98 @@
+import Graft
+
+/// Follows a training run: progress and one line per epoch on standard error, the run's folder, the result.
+final class TrainingReport {
+    private let folder: RunFolder
+    private let trainer: Trainer
+    private let options: FitOptions
+    private let imageCount: Int
+    private let values: ArgumentValues
+    private var progress: ProgressLine?
+    private var seenInEpoch = 0
+    private var epoch = -1
+
+    init(folder: RunFolder, trainer: Trainer, imageCount: Int, options: FitOptions, _ values: ArgumentValues) {
+        self.folder = folder
+        self.trainer = trainer
+        self.imageCount = imageCount
+        self.options = options
+        self.values = values
+    }
+
+    /// Takes an event of ``Trainer/fit(_:validation:options:onEvent:)``.
+    func receive(_ event: TrainingEvent) throws {
+        switch event {
+        case .prepared(let byteCount, let stepsPerEpoch):
+            note("\(formatBytes(byteCount)) on the device, \(stepsPerEpoch) steps an epoch")
+        case .unfroze(let selector, let names, let epoch, let step):
+            note("epoch \(epoch), step \(step): \(selector) trains from here on (\(names.count) parameter tensors)")
+        case .step(let record):
+            if record.epoch != epoch {
+                epoch = record.epoch
+                seenInEpoch = 0
+                progress = ProgressLine(
+                    "epoch \(epoch + 1)/\(options.epochs)", total: imageCount, unit: "images",
+                    isQuiet: values[Shared.quiet])
+            }
+            seenInEpoch = min(seenInEpoch + options.batchSize, imageCount)
+            folder.record(record)
+            progress?.update(seenInEpoch, detail: "loss \(fixed(record.loss, 4))")
+        case .skipped(let reason):
+            finish()
+            Console.warning("left out: \(reason)")
+        case .epoch(let record):
+            finish()
+            try folder.finish(record, model: try trainer.model())
+            note(line(record))
+        }
+    }
+
+    /// Takes the progress bar away.
+    func finish() { progress?.finish() }
+
+    /// Writes weights and tables as they are now.
+    func save() throws { try folder.save(try trainer.model()) }
+
+    /// The result on standard output.
+    func printResult(_ epochs: [EpochRecord]) throws {
+        let model = try trainer.model()
+        if values[Shared.json] {
+            let entries = epochs.map { record -> JSON in
+                [
+                    "epoch": .integer(record.epoch), "train_loss": .number(record.trainLoss),
+                    "train_accuracy": .number(record.trainAccuracy), "val_loss": .optional(record.validation?.loss),
+                    "val_accuracy": .optional(record.validation?.top1), "seconds": .number(record.seconds),
+                ]
+            }
+            let result: JSON = [
+                "model": .string(model.architecture.name), "classes": .integer(model.classCount),
+                "device": .string(trainer.deviceDescription.selector), "steps": .integer(trainer.stepCount),
+                "epochs": .array(entries), "best_val_accuracy": .optional(epochs.compactMap(\.validation?.top1).max()),
+                "digest": .string(try model.digest()), "run": .string(folder.path),
+            ]
+            try Console.result(result.pretty() + "\n")
+            return
+        }
+        var text = "\(trainer.stepCount) steps"
+        if let last = epochs.last {
+            text += ", train loss \(fixed(last.trainLoss, 4)), train accuracy \(percent(last.trainAccuracy))"
+            if let validation = last.validation { text += ", val accuracy \(percent(validation.top1))" }
+        }
+        if let best = epochs.compactMap(\.validation?.top1).max() { text += " (best \(percent(best)))" }
+        try Console.result(text + "\n\(folder.path)/last.safetensors\n\(folder.path)/best.safetensors\n")
+    }
+
+    private func line(_ record: EpochRecord) -> String {
+        var text = "epoch \(record.epoch + 1)/\(options.epochs): loss \(fixed(record.trainLoss, 4)), "
+        text += "accuracy \(percent(record.trainAccuracy))"
+        if let validation = record.validation {
+            text += ", val loss \(fixed(validation.loss, 4)), val accuracy \(percent(validation.top1))"
+        }
+        return text + ", \(fixed(record.seconds, 1)) s"
+    }
+
+    private func note(_ text: String) {
+        finish()
+        NetworkRequest.note(text, values)
+    }
+}

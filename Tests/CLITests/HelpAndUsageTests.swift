@@ -1,0 +1,121 @@
+import Foundation
+import Testing
+
+@Suite struct HelpAndUsageTests {
+    static let commands = ["devices", "models", "summary", "train", "evaluate", "predict", "extract", "bench", "demo"]
+
+    @Test func theOverviewNamesEveryCommand() throws {
+        for arguments in [[], ["--help"], ["-h"], ["help"]] {
+            let result = try Graft.run(arguments)
+            #expect(result.status == 0)
+            #expect(result.errors.isEmpty)
+            for command in Self.commands { #expect(result.output.contains("\n  \(command) ")) }
+            #expect(result.output.split(separator: "\n").allSatisfy { $0.count <= 100 })
+        }
+    }
+
+    @Test(arguments: commands) func helpFitsAndShowsDefaults(_ command: String) throws {
+        let result = try Graft.run(["help", command])
+        #expect(result.status == 0)
+        #expect(result.output.contains("USAGE: graft \(command)"))
+        #expect(result.output.split(separator: "\n").allSatisfy { $0.count <= 100 })
+        // Help wins over faults of the rest.
+        let amidFaults = try Graft.run([command, "--no-such-option", "--help"])
+        #expect(amidFaults.status == 0)
+        #expect(amidFaults.output == result.output)
+    }
+
+    /// The contract of names: every option of `train`, with its default where it has one.
+    @Test func trainHasEveryOptionOfTheContract() throws {
+        let text = try Graft.run(["help", "train"]).output.split(whereSeparator: \.isWhitespace).joined(separator: " ")
+        for option in [
+            "--freeze", "--unfreeze", "--unfreeze-at", "--unfreeze-at-step", "--frozen-statistics", "--epochs",
+            "--steps",
+            "--optimizer", "--learning-rate", "--momentum", "--weight-decay", "--nesterov", "--schedule", "--warmup",
+            "--label-smoothing", "--augment", "--val", "--val-split", "--no-shuffle", "--drop-last", "--head-weights",
+            "--dropout", "--device", "--threads", "--seed", "--batch-size", "--image-size", "--resize", "--mean",
+            "--std",
+            "--classes-file", "--exif", "--interpolation", "--list", "--limit", "--on-bad-image", "--quiet", "--json",
+            "--weights", "--model", "--classes", "--out",
+        ] {
+            #expect(text.contains(option + " "), "\(option) is missing")
+        }
+        for (option, value) in [
+            ("--epochs", "10"), ("--learning-rate", "0.001"), ("--momentum", "0.9"), ("--batch-size", "32"),
+            ("--seed", "0"), ("--frozen-statistics", "keep"), ("--device", "auto"),
+        ] {
+            let start = try #require(text.range(of: option + " "))
+            #expect(text[start.upperBound...].prefix(200).contains("default: \(value)"), "default of \(option)")
+        }
+    }
+
+    @Test func versionIsPrinted() throws {
+        let result = try Graft.run(["--version"])
+        #expect(result.status == 0)
+        #expect(result.output.hasPrefix("graft 0."))
+    }
+
+    @Test(arguments: [
+        (["trian"], "did you mean \"train\"?"),
+        (["quux"], "the commands are devices, models"),
+        (["train", "x", "--epoch", "3"], "did you mean --epochs?"),
+        (["evaluate", "x", "--epochs", "3"], "does not apply to `graft evaluate`; it is an option of `graft train`"),
+        (["train", "x", "--epochs", "x"], "--epochs \"x\" is not a whole number of at least 1"),
+        (["train", "x", "--epochs", "0"], "--epochs \"0\" is not a whole number of at least 1"),
+        (["train", "x", "--epochs=1.5"], "--epochs \"1.5\" is not a whole number of at least 1"),
+        (["train", "x", "--epochs"], "--epochs needs a value: --epochs N"),
+        (["train", "x", "--epochs", "--json"], "--epochs needs a value: --epochs N; found --json"),
+        (["train", "x", "--learning-rate", "nan"], "--learning-rate \"nan\" is not a number"),
+        (["train", "x", "--learning-rate", "-1"], "--learning-rate \"-1\" is not a number of at least 0"),
+        (["train", "x", "--optimizer", "sdg"], "is not one of sgd, adam, adamw; did you mean \"sgd\"?"),
+        (["train", "x", "--unfreeze-at", "layer3"], "is not of the form EPOCH:NAMES"),
+        (["train", "x", "--unfreeze-at", "5:"], "is not of the form EPOCH:NAMES"),
+        (["train", "x", "--schedule", "step:0:0.1"], "is not a schedule"),
+        (["train", "x", "--mean", "1,2"], "is not three numbers"),
+        (["train", "x", "--std", "1,0,1"], "is not three positive numbers"),
+        (["train", "x", "--val-split", "1"], "is not a number above 0 and below 1"),
+        (["train", "--nesterov=1"], "--nesterov takes no value"),
+        (["train", "x"], "missing --model MODEL and --out RUN"),
+        (["train", "--model", "m", "--out", "r"], "missing DATA"),
+        (["train", "x", "--model", "m", "--out", "r", "--val", "a", "--val-split", "0.1"], "exclude each other"),
+        (
+            ["train", "x", "--model", "m", "--out", "r", "--optimizer", "adam", "--momentum", "0.5"],
+            "only to --optimizer sgd"
+        ),
+        (["train", "x", "--model", "m", "--out", "r", "--nesterov", "--momentum", "0"], "needs a --momentum above 0"),
+        (["bench", "--model", "m", "--mode", "infer", "--trainable", "fc"], "applies to --mode train only"),
+        (["devices", "extra"], "unexpected argument \"extra\""),
+        (["--json"], "unknown option --json before a command"),
+    ])
+    func wrongCommandLinesEndWith64(_ arguments: [String], _ message: String) throws {
+        let result = try Graft.run(arguments)
+        #expect(result.status == 64)
+        #expect(result.output.isEmpty)
+        #expect(result.errors.hasPrefix("error: "))
+        #expect(result.errors.contains(message), "\(result.errors)")
+    }
+
+    @Test func wordsAfterTheTerminatorArePositional() throws {
+        let result = try Graft.run(["devices", "--", "--json"])
+        #expect(result.status == 64)
+        #expect(result.errors.contains("unexpected argument \"--json\""))
+    }
+
+    @Test func theEnvironmentSetsTheDevice() throws {
+        let arguments = [
+            "bench", "--model", "resnet20_cifar", "--mode", "infer", "--batch-size", "1", "--repeats", "1",
+        ]
+        let named = try Graft.run(arguments, environment: ["GRAFT_DEVICE": "no such device"])
+        #expect(named.status == 69)
+        #expect(named.errors.contains("no such device"))
+        let overridden = try Graft.run(
+            arguments + ["--device", "cpu", "--json"], environment: ["GRAFT_DEVICE": "no such device"])
+        #expect(overridden.status == 0)
+        #expect(try overridden.json["device"] as? String == "cpu")
+    }
+
+    @Test func nothingColoursAFile() throws {
+        let result = try Graft.run(["trian"])
+        #expect(!result.errors.contains("\u{1B}"))
+    }
+}

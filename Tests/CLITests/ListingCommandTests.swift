@@ -1,0 +1,119 @@
+import Foundation
+import Testing
+
+@Suite struct ListingCommandTests {
+    @Test func withoutOpenCLTheOnlyDeviceIsTheProcessor() throws {
+        let empty = try TemporaryFolder()
+        let environment = ["OCL_ICD_VENDORS": empty.path]
+        let result = try Graft.run(["devices", "--json"], environment: environment)
+        #expect(result.status == 0)
+        let devices = try #require(try result.json["devices"] as? [[String: Any]])
+        #expect(devices.map { $0["selector"] as? String } == ["cpu"])
+        #expect(devices.first?["accepted"] as? Bool == true)
+        #expect(try (result.json["note"] as? String)?.isEmpty == false)
+
+        let table = try Graft.run(["devices"], environment: environment)
+        #expect(table.status == 0)
+        #expect(table.output.contains("note: "))
+        #expect(table.output.contains("\ncpu "))
+    }
+
+    @Test func withoutOpenCLAutomaticFallsBackWithOneWarningAndByNameIsAnError() throws {
+        let environment = ["OCL_ICD_VENDORS": try TemporaryFolder().path]
+        let bench = ["bench", "--model", "resnet20_cifar", "--mode", "infer", "--batch-size", "1", "--repeats", "1"]
+        let automatic = try Graft.run(bench + ["--device", "auto", "--json"], environment: environment)
+        #expect(automatic.status == 0)
+        #expect(try automatic.json["device"] as? String == "cpu")
+        #expect(automatic.errors.components(separatedBy: "warning: ").count == 2, "\(automatic.errors)")
+        for name in ["opencl", "gpu", "opencl:0"] {
+            let named = try Graft.run(bench + ["--device", name], environment: environment)
+            #expect(named.status == 69)
+            #expect(named.output.isEmpty)
+            #expect(named.errors.hasPrefix("error: "))
+        }
+    }
+
+    @Test func modelsListsEveryArchitecture() throws {
+        let result = try Graft.run(["models", "--json"])
+        #expect(result.status == 0)
+        let models = try #require(try result.json["models"] as? [[String: Any]])
+        let names = Set(models.compactMap { $0["name"] as? String })
+        for name in [
+            "resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "wide_resnet50_2", "wide_resnet101_2",
+            "resnext50_32x4d", "resnext101_32x8d", "vgg11", "vgg11_bn", "vgg13", "vgg13_bn", "vgg16", "vgg16_bn",
+            "vgg19", "vgg19_bn", "alexnet", "squeezenet1_0", "squeezenet1_1", "resnet20_cifar", "resnet32_cifar",
+            "resnet44_cifar", "resnet56_cifar", "resnet110_cifar",
+        ] {
+            #expect(names.contains(name), "\(name) is missing")
+        }
+        // Published parameter counts (torchvision's documentation).
+        let counts = Dictionary(
+            uniqueKeysWithValues: models.map { ($0["name"] as? String ?? "", $0["parameters"] as? Int ?? 0) })
+        #expect(counts["resnet18"] == 11_689_512)
+        #expect(counts["resnet50"] == 25_557_032)
+        #expect(counts["vgg16"] == 138_357_544)
+        #expect(counts["alexnet"] == 61_100_840)
+        #expect(counts["squeezenet1_1"] == 1_235_496)
+        #expect(counts["resnext50_32x4d"] == 25_028_904)
+        let table = try Graft.run(["models"])
+        #expect(table.output.contains("11,689,512"))
+        #expect(table.output.split(separator: "\n").allSatisfy { $0.count <= 100 })
+    }
+
+    @Test func summaryShowsWhatTrains() throws {
+        let result = try Graft.run([
+            "summary", "resnet18", "--classes", "10", "--freeze", "all", "--unfreeze", "layer3,fc", "--batch-size", "8",
+            "--json",
+        ])
+        #expect(result.status == 0, "\(result.errors)")
+        let summary = try result.json
+        #expect(summary["parameters"] as? Int == 11_181_642)
+        // layer3 has 2,099,712 parameters and the head 5,130 (PyTorch).
+        #expect(summary["trainable_parameters"] as? Int == 2_099_712 + 5_130)
+        // 1.81 GMACs an image (torchvision's documentation).
+        let work = try #require(summary["macs"] as? Int)
+        #expect((1.80e9...1.83e9).contains(Double(work) / 8))
+        #expect(try #require(summary["training_bytes"] as? Int) > 0)
+        let nodes = try #require(summary["nodes"] as? [[String: Any]])
+        let backward = Dictionary(
+            nodes.map { ($0["node"] as? String ?? "", $0["backward"] as? String ?? "") },
+            uniquingKeysWith: { a, _ in a })
+        #expect(backward["conv1"] == "")
+        #expect(backward["layer2.1.conv2"] == "")
+        #expect(backward["layer3.0.conv1"] == "dW")
+        #expect(backward["layer3.0.conv2"] == "dW, dx")
+        #expect(backward["layer4.0.conv1"] == "dx")
+        #expect(backward["fc"] == "dW, dx")
+        let table = try Graft.run(["summary", "resnet18", "--freeze", "backbone"])
+        #expect(table.output.split(separator: "\n").allSatisfy { $0.count <= 100 })
+        #expect(table.output.contains("parameters: 11,689,512, of these trainable: 513,000"))
+    }
+
+    @Test func misspelledNamesGetNearMatches() throws {
+        let model = try Graft.run(["summary", "resnet81"])
+        #expect(model.status == 64)
+        #expect(model.errors.contains("resnet18"))
+        let layer = try Graft.run(["summary", "resnet18", "--freeze", "layer5"])
+        #expect(layer.status == 64)
+        #expect(layer.errors.contains("layer4"))
+    }
+
+    @Test(arguments: ["infer", "train"]) func benchPrintsTheKeysOfThePeers(_ mode: String) throws {
+        let result = try Graft.run([
+            "bench", "--model", "resnet20_cifar", "--mode", mode, "--batch-size", "2", "--repeats", "3", "--device",
+            "cpu",
+            "--json",
+        ])
+        #expect(result.status == 0, "\(result.errors)")
+        #expect(result.output.split(separator: "\n").count == 1)
+        let line = try result.json
+        for key in ["peer", "model", "mode", "batch", "image_size", "threads", "repeats", "precision", "cpu"] {
+            #expect(line[key] != nil, "\(key) is missing")
+        }
+        #expect(line["image_size"] as? Int == 32)
+        #expect((line["trainable"] as? String) == (mode == "train" ? "all" : nil))
+        let minimum = try #require(line["ms_per_image_min"] as? Double)
+        let median = try #require(line["ms_per_image_median"] as? Double)
+        #expect(minimum > 0 && minimum <= median)
+    }
+}

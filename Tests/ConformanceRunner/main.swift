@@ -1,0 +1,97 @@
+import BackendConformance
+import Foundation
+import GraftCPU
+import GraftGraph
+
+#if OpenCL
+    import GraftOpenCL
+#endif
+
+// Runs the conformance suite on one device, for machines where `swift test` cannot run:
+//
+//     swift run GraftConformance --device opencl:0 --class gpu --quick --filter convolution
+//
+// Exit codes: 0 all cases passed, 1 some did not, 64 wrong command line, 69 no such device.
+
+struct Request {
+    var device = "cpu"
+    var kernelClass = "automatic"
+    var isQuick = false
+    var filter = ""
+    var lists = false
+
+    static let usage = """
+        usage: GraftConformance [--device cpu|opencl|gpu|opencl:N|NAME] [--class automatic|cpu|gpu] [--quick]
+                                [--filter TEXT] [--list]
+        """
+
+    init(_ words: [String]) throws(UsageFault) {
+        var rest = words[...]
+        while let word = rest.popFirst() {
+            switch word {
+            case "--quick": isQuick = true
+            case "--list": lists = true
+            case "--device", "--class", "--filter":
+                guard let value = rest.popFirst() else { throw UsageFault(message: "\(word) needs a value") }
+                if word == "--device" { device = value }
+                if word == "--class" { kernelClass = value }
+                if word == "--filter" { filter = value }
+            default: throw UsageFault(message: "unknown argument \(word)")
+            }
+        }
+    }
+}
+
+struct UsageFault: Error {
+    var message: String
+}
+
+func backend(_ request: Request) throws -> any DeviceBackend {
+    if request.device == "cpu" {
+        guard request.kernelClass == "automatic" else {
+            throw UsageFault(message: "--class applies to OpenCL devices only, found --device cpu")
+        }
+        return try CPUBackend(threadCount: nil)
+    }
+    #if OpenCL
+        guard let choice = KernelClassChoice(rawValue: request.kernelClass) else {
+            throw UsageFault(message: "--class \(request.kernelClass) is none of automatic, cpu, gpu")
+        }
+        return try OpenCLBackend(DeviceCatalog.current.select(request.device), kernelClass: choice)
+    #else
+        throw DeviceError.unavailable("there is no device \(request.device): this build has no OpenCL support")
+    #endif
+}
+
+func fail(_ text: String, _ code: Int32) -> Never {
+    FileHandle.standardError.write(Data("error: \(text)\n".utf8))
+    exit(code)
+}
+
+do {
+    let request = try Request(Array(CommandLine.arguments.dropFirst()))
+    let cases = (request.isQuick ? ConformanceCases.quick : ConformanceCases.all).filter {
+        request.filter.isEmpty || $0.name.contains(request.filter)
+    }
+    guard !cases.isEmpty else { throw UsageFault(message: "no case contains \"\(request.filter)\"; --list shows them") }
+    if request.lists {
+        print(cases.map(\.name).joined(separator: "\n"))
+        exit(0)
+    }
+    let device = try backend(request)
+    print("\(device.description.selector): \(device.description.name), \(device.description.kernelClass)")
+    print("\(cases.count) cases")
+    let results = ConformanceHarness().runAll(on: device, cases: cases) { result in
+        // A line per fault at once: a driver may take the process down later.
+        if !result.passed { print("FAILED \(result.name): \(result.message)") }
+        fflush(nil)
+    }
+    print(ConformanceHarness.summary(results))
+    exit(results.allSatisfy(\.passed) ? 0 : 1)
+} catch let fault as UsageFault {
+    fail(fault.message + "\n" + Request.usage, 64)
+} catch let error as DeviceError {
+    fail(error.description, 69)
+} catch {
+    fail("\(error)", 1)
+}
