@@ -2,11 +2,11 @@
 //
 // Statistics are made in two levels with fixed trees, so that large planes fill the device and long sums stay exact:
 //   1. `channel_moments`, `channel_gradient_sums`, `channel_sums`: one group for each (chunk, channel). A chunk is
-//      CHUNK = ITEMS * VALUES consecutive elements of the channel's batch * plane; element e lies at image e / plane, pixel
-//      e % plane. An item holds VALUES of them (e = item + ITEMS * i) in registers: the mean is summed first, then the squared
-//      deviations from it (two passes over registers, one over memory).
-//   2. `finish_*`: one group for each channel combines its chunks: item i takes chunks i, i + ITEMS, ... in order, then a tree.
-//      Moments are combined by Chan, Golub and LeVeque's formula (1979), sums are added.
+//      CHUNK = ITEMS * VALUES consecutive elements of the channel's batch * plane; element e lies at image e / plane,
+//      pixel e % plane. An item holds VALUES of them (e = item + ITEMS * i) in registers: the mean is summed first,
+//      then the squared deviations from it (two passes over registers, one over memory).
+//   2. `finish_*`: one group for each channel combines its chunks: item i takes chunks i, i + ITEMS, ... in order, then
+//      a tree. Moments are combined by Chan, Golub and LeVeque's formula (1979), sums are added.
 // Partial results lie in the workspace as [channel][chunk], moments as pairs (mean, sum of squared deviations).
 //
 // The element-wise kernels take one item for each VECTOR consecutive elements of the flat tensor (grid rounded up).
@@ -87,7 +87,8 @@ static inline size_t element_offset(int e, int channel, int channels, int plane)
 
 // Group id = channel * chunks + chunk.
 __kernel __attribute__((reqd_work_group_size(ITEMS, 1, 1)))
-void channel_moments(__global const float *restrict x, __global float *restrict partial, int channels, int plane, int count, int chunks)
+void channel_moments(
+    __global const float *restrict x, __global float *restrict partial, int channels, int plane, int count, int chunks)
 {
     __local float scratch[ITEMS];
     const int channel = (int)get_group_id(0) / chunks;
@@ -119,7 +120,8 @@ void channel_moments(__global const float *restrict x, __global float *restrict 
 // variance in the second; a batch of one element has no unbiased variance, its biased one (zero) is taken.
 __kernel __attribute__((reqd_work_group_size(ITEMS, 1, 1)))
 void finish_moments(
-    __global const float *restrict partial, __global float *restrict mean_out, __global float *restrict inverse_deviation_out,
+    __global const float *restrict partial, __global float *restrict mean_out,
+    __global float *restrict inverse_deviation_out,
     __global float *restrict running_mean, __global float *restrict running_variance, int count, int chunks,
     float epsilon, float momentum)
 {
@@ -132,7 +134,8 @@ void finish_moments(
         const float mean = partial[((size_t)channel * chunks + chunk) * 2];
         const float deviation = mean - item_mean;
         const float all = item_count + n;
-        item_squares += partial[((size_t)channel * chunks + chunk) * 2 + 1] + deviation * deviation * (item_count * (n / all));
+        item_squares += partial[((size_t)channel * chunks + chunk) * 2 + 1]
+            + deviation * deviation * (item_count * (n / all));
         item_mean += deviation * (n / all);
         item_count = all;
     }
@@ -183,7 +186,8 @@ __kernel void normalize_by_batch(
 __kernel void normalize_by_running(
     __global const float *restrict x, __global const float *restrict gamma, __global const float *restrict beta,
     __global const float *restrict mean, __global const float *restrict variance,
-    __global const float *restrict residual, __global float *restrict y, int vectors, int channels, int plane, float epsilon)
+    __global const float *restrict residual, __global float *restrict y, int vectors, int channels, int plane,
+    float epsilon)
 {
     const int i = (int)get_global_id(0);
     if (i >= vectors) return;
@@ -200,7 +204,8 @@ __kernel void normalize_by_running(
 __kernel __attribute__((reqd_work_group_size(ITEMS, 1, 1)))
 void channel_gradient_sums(
     __global const float *restrict x, __global const float *restrict dy, __global const float *restrict mean,
-    __global const float *restrict inverse_deviation, __global float *restrict partial, int channels, int plane, int count, int chunks)
+    __global const float *restrict inverse_deviation, __global float *restrict partial, int channels, int plane,
+    int count, int chunks)
 {
     __local float scratch[ITEMS];
     const int channel = (int)get_group_id(0) / chunks;
@@ -279,7 +284,8 @@ __kernel void normalize_by_running_gradient(
 
 // Group id = channel * chunks + chunk; partial[channel][chunk] (the result itself where there is one chunk).
 __kernel __attribute__((reqd_work_group_size(ITEMS, 1, 1)))
-void channel_sums(__global const float *restrict x, __global float *restrict partial, int channels, int plane, int count, int chunks)
+void channel_sums(
+    __global const float *restrict x, __global float *restrict partial, int channels, int plane, int count, int chunks)
 {
     __local float scratch[ITEMS];
     const int channel = (int)get_group_id(0) / chunks;
@@ -302,7 +308,8 @@ void finish_channel_sums(__global const float *restrict partial, __global float 
     __local float scratch[ITEMS];
     const int channel = (int)get_group_id(0);
     float sum = 0.0f;
-    for (int chunk = (int)get_local_id(0); chunk < chunks; chunk += ITEMS) sum += partial[(size_t)channel * chunks + chunk];
+    for (int chunk = (int)get_local_id(0); chunk < chunks; chunk += ITEMS)
+        sum += partial[(size_t)channel * chunks + chunk];
     sum = group_sum(sum, scratch);
     if (get_local_id(0) == 0) sums[channel] = sum;
 }

@@ -9,20 +9,23 @@
 //               Pixels are taken in strideHeight * strideWidth classes of equal (h % stride, w % stride), so that a
 //               whole group skips the taps (r, s) that no pixel of its class meets.
 //
-// Activations are NCHW. Weights are O,R,S,I (input channel fastest): both passes then read them along contiguous memory.
-// There is no im2col buffer: the tile loader computes source addresses, once for each tap, not for each channel.
+// Activations are NCHW. Weights are O,R,S,I (input channel fastest): both passes then read them along contiguous
+// memory. There is no im2col buffer: the tile loader computes source addresses, once for each tap, not for each
+// channel.
 //
-// Work-items: one group of (BM/TM)*(BN/TN) computes a BM x BN tile of out; an item owns TM x TN elements in vectors of up
-// to 4, spread BM/(TM/4) and BN/(TN/4) apart, which keeps local memory free of bank conflicts. Group ids: 0 = column tile *
-// row tiles + row tile (row tiles of the same columns run together and share the source in cache), 1 = convolution group,
-// 2 = class * splitCount + split. Tiles of A and B are double-buffered in local memory, the next one is fetched into
-// registers while the present one is multiplied; one barrier per step.
+// Work-items: one group of (BM/TM)*(BN/TN) computes a BM x BN tile of out; an item owns TM x TN elements in vectors of
+// up to 4, spread BM/(TM/4) and BN/(TN/4) apart, which keeps local memory free of bank conflicts. Group ids: 0 = column
+// tile * row tiles + row tile (row tiles of the same columns run together and share the source in cache), 1 =
+// convolution group, 2 = class * splitCount + split. Tiles of A and B are double-buffered in local memory, the next one
+// is fetched into registers while the present one is multiplied; one barrier per step.
 //
-// Order of summation: fixed by shape. SPLIT 1 writes partial sums [split][output] that `convolution_finish` adds in order.
+// Order of summation: fixed by shape. SPLIT 1 writes partial sums [split][output] that `convolution_finish` adds in
+// order.
 //
 // Tunables (default; legal values)
 //   BM, BN      64, 64   tile extents; multiples of TM, TN; BN divides the group's item count
-//   BK          16       reduction per step; 8, 16, 32; BM*BK and BN*BK multiples of the item count (times 4 where vectors)
+//   BK          16       reduction per step; 8, 16, 32; BM*BK and BN*BK multiples of the item count (times 4 where
+//                        vectors)
 //   TM, TN      4, 4     elements per item: 1, 2, 4, 8;  (BM/TM)*(BN/TN) <= 256
 //                        local memory: 8 * BK * (BM + BN + 8) bytes <= 32 KiB
 //   FLUSH       0        steps between additions into a second set of accumulators (long sums); 0: one set
@@ -497,7 +500,8 @@ void convolution(
 // Adds the partial sums of a split reduction in order, four interleaved chains, then the epilogue.
 // One work-item per element of `output[batch, channels, plane]`; partial[split][element].
 __kernel void convolution_finish(
-    __global const float *restrict partial, __global const float *restrict bias, __global const float *restrict residual,
+    __global const float *restrict partial, __global const float *restrict bias,
+    __global const float *restrict residual,
     __global float *restrict output, int element_count, int channels, int plane, int split_count)
 {
     const int element = (int)get_global_id(0);

@@ -6,11 +6,12 @@
 // Rows m are the output channels of a group, columns j = (r*S + s)*Cg + c. Activations are NCHW, dw is O,R,S,I.
 //
 // Work-items: one group of (BM/TM)*(BN/TN) computes a BM x BN tile of dw over a range of pixels; ids as in
-// convolution_gpu.cl: 0 = column tile * row tiles + row tile, 1 = convolution group, 2 = split. Lanes load along pixels,
-// which lie in a row in both operands; a table in local memory holds the place of each column's tap and channel.
+// convolution_gpu.cl: 0 = column tile * row tiles + row tile, 1 = convolution group, 2 = split. Lanes load along
+// pixels, which lie in a row in both operands; a table in local memory holds the place of each column's tap and
+// channel.
 //
-// Order of summation: pixels in order within a split, in runs of FLUSH * BK pixels that are added in order; splits, whose
-// count the shape decides, in order by `weight_gradient_finish`. With SPLIT 0 there is one split, written to dw.
+// Order of summation: pixels in order within a split, in runs of FLUSH * BK pixels that are added in order; splits,
+// whose count the shape decides, in order by `weight_gradient_finish`. With SPLIT 0 there is one split, written to dw.
 //
 // Tunables (default; legal values)
 //   BM, BN    64, 64   tile extents; multiples of TM, TN

@@ -5,12 +5,13 @@
 // elements that it writes, and pointers are not `restrict`.
 //
 //   copy_channels       destination[image * destination_stride + destination_offset + j] =
-//                       source[image * source_stride + source_offset + j], j in 0 ..< run: concatenation, slice, flatten
+//                       source[image * source_stride + source_offset + j], j in 0 ..< run: concatenation, slice,
+//                       flatten
 //   subsample_and_pad   y[n][k][p][q] = x[n][k - before][p*stride][q*stride], 0 where k - before is no channel of x
 //
 // Tunables (default; legal values)
-//   VECTOR    1    elements per item of add, relu, relu_gradient, copy_channels: 1, or 4 where counts, strides and offsets
-//                  are multiples of 4
+//   VECTOR    1    elements per item of add, relu, relu_gradient, copy_channels: 1, or 4 where counts, strides and
+//                  offsets are multiples of 4
 // Variants (default 0)
 //   RELU      `add` ends in max(0, .)
 
@@ -109,7 +110,8 @@ __kernel void subsample_and_pad_gradient(
     const int channel = plane - image * channels + before;
     const bool taken = row % stride == 0 && column % stride == 0;
     dx[i] = taken
-        ? dy[(((size_t)image * output_channels + channel) * output_height + row / stride) * output_width + column / stride]
+        ? dy[(((size_t)image * output_channels + channel) * output_height + row / stride) * output_width
+            + column / stride]
         : 0.0f;
 }
 

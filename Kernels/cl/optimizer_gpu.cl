@@ -45,8 +45,10 @@ __kernel void sgd_momentum(
 }
 
 __kernel void adam(
-    __global float *restrict parameters, __global const float *restrict gradients, __global float *restrict first_moments,
-    __global float *restrict second_moments, int count, float rate, float decay, float beta1, float beta2, float epsilon,
+    __global float *restrict parameters, __global const float *restrict gradients,
+    __global float *restrict first_moments,
+    __global float *restrict second_moments, int count, float rate, float decay, float beta1, float beta2,
+    float epsilon,
     float correction1, float correction2_root)
 {
     const int i = (int)get_global_id(0);

@@ -1,11 +1,12 @@
 // Max, average and adaptive average pooling and their gradients, GPU class. Activations and indices are NCHW.
 //
-//   window of output (p, q): rows p*stride - padding + r*dilation, r in 0..<kernel, likewise columns; clipped to the plane
+//   window of output (p, q): rows p*stride - padding + r*dilation, r in 0 ..< kernel, likewise columns;
+//                             clipped to the plane
 //   indices: h*W + w within the input plane
 //
-// Work-items: one for each element of the result, in flat order (grid rounded up); gradients are gathered, so that no two
-// items write one element and the order of summation is fixed (windows by ascending row, then column). Adaptive pooling
-// takes LANES items for each output: item l of them adds elements l, l + LANES, ... of the bin, then a tree.
+// Work-items: one for each element of the result, in flat order (grid rounded up); gradients are gathered, so that no
+// two items write one element and the order of summation is fixed (windows by ascending row, then column). Adaptive
+// pooling takes LANES items for each output: item l of them adds elements l, l + LANES, ... of the bin, then a tree.
 //
 // Tunables (default; legal values)
 //   ITEMS     256  items per group of `adaptive_average_pooling`: a power of two, at most 256

@@ -47,26 +47,28 @@ extension InstructionBinding {
         let runningMean = try output(3)
         let runningVariance = try output(4)
         let chunks = PlaneChunks(shape)
-        let partials = try workspace(floatCount: shape.blocks * chunks.count * 32)
+        let partials = try workspace(floatCount: shape.blocks * chunks.count * 48)
 
         parallel(shape.blocks * chunks.count) { unit, _ in
             let range = chunks.range(unit % chunks.count)
             let start = x + ((unit / chunks.count) * shape.pixels + range.lowerBound) * 16
-            kernels.moments(start, range.count, partials + unit * 32, partials + unit * 32 + 16)
+            kernels.moments(start, range.count, partials + unit * 48)
         }
         parallel(shape.blocks) { block, _ in
             let count = Double(shape.pixels)
             for lane in 0..<shape.lanes(of: block) {
-                let first = partials + block * chunks.count * 32 + lane
+                let first = partials + block * chunks.count * 48 + lane
+                func chunkMean(_ chunk: Int) -> Double { Double(first[chunk * 48]) + Double(first[chunk * 48 + 16]) }
                 // Means and squares of the pieces are joined in their order (Chan, Golub and LeVeque 1979).
                 var sum = 0.0
-                for chunk in 0..<chunks.count { sum += Double(first[chunk * 32]) * Double(chunks.range(chunk).count) }
+                for chunk in 0..<chunks.count { sum += chunkMean(chunk) * Double(chunks.range(chunk).count) }
                 let center = sum / count
                 var squares = 0.0
                 for chunk in 0..<chunks.count {
-                    let distance = Double(first[chunk * 32]) - center
-                    squares += Double(first[chunk * 32 + 16]) + Double(chunks.range(chunk).count) * distance * distance
+                    let distance = chunkMean(chunk) - center
+                    squares += Double(first[chunk * 48 + 32]) + Double(chunks.range(chunk).count) * distance * distance
                 }
+                squares = squares < 0 ? 0 : squares
                 let channel = block * 16 + lane
                 mean[channel] = Float(center)
                 inverse[channel] = Float(1 / (squares / count + Double(epsilon)).squareRoot())

@@ -95,6 +95,21 @@ struct WeightGradientSplit {
     }
 }
 
+/// How the dense weight gradient's sum over pixels is cut: by shape alone.
+struct DenseWeightGradientSplit {
+    /// Pixels gathered at once.
+    static let chunkPixels = 112
+    var chunkCount: Int
+    var partialCount: Int
+    var partialFloats: Int
+
+    init(_ geometry: ConvolutionGeometry) {
+        chunkCount = (geometry.output.pixels + Self.chunkPixels - 1) / Self.chunkPixels
+        partialCount = max(1, min(chunkCount, 32))
+        partialFloats = WeightBlocking(geometry.weight).outputBlockCount * geometry.denseBlockCount * 512
+    }
+}
+
 extension InstructionBinding {
     mutating func bindConvolutionInputGradient(_ geometry: ConvolutionGeometry, addend: Bool) throws(DeviceError) {
         let gradient = try input(0)
@@ -160,6 +175,7 @@ extension InstructionBinding {
     }
 
     mutating func bindConvolutionWeightGradient(_ geometry: ConvolutionGeometry) throws(DeviceError) {
+        if geometry.usesDenseReduction { return try bindDenseWeightGradient(geometry) }
         let kernels = kernels
         let x = try input(0)
         let gradient = try input(1)
@@ -239,6 +255,64 @@ extension InstructionBinding {
             }
         }
         if geometry.groups > 1 { clearBetweenGroups(blocking, result) }
+    }
+
+    /// Few input channels: taps and channels are gathered into one dense reduction, as in the forward pass.
+    private mutating func bindDenseWeightGradient(_ geometry: ConvolutionGeometry) throws(DeviceError) {
+        let kernels = kernels
+        let x = try input(0)
+        let gradient = try input(1)
+        let result = try output(0)
+        let outputBlocks = WeightBlocking(geometry.weight).outputBlockCount
+        let split = DenseWeightGradientSplit(geometry)
+        let partials = try workspace(floatCount: split.partialCount * split.partialFloats)
+        let taps = TapList(geometry.forwardTaps)
+        let shape = geometry.input
+        let output = geometry.output
+        let channels = shape.channels
+        let blocks = geometry.denseBlockCount
+        let chunkPixels = DenseWeightGradientSplit.chunkPixels
+        let gatherFloats = blocks * chunkPixels * 16
+        parallel(split.partialCount, scratchFloats: gatherFloats + chunkPixels * (blocks * 16 + 16)) {
+            partial, scratch in
+            let target = partials + partial * split.partialFloats
+            kernels.zero(target, split.partialFloats / 16)
+            let gather = Gather(
+                source: x, blockStride: shape.blockFloats, blockCount: 1, sourceHeight: shape.height,
+                sourceWidth: shape.width, gridHeight: output.height, gridWidth: output.width,
+                strideHeight: geometry.strideHeight, strideWidth: geometry.strideWidth, tapCount: taps.count,
+                tapRows: UnsafePointer(taps.rows), tapColumns: UnsafePointer(taps.columns), target: scratch,
+                capacity: chunkPixels, channels: channels, lines: scratch + gatherFloats)
+            let chunks =
+                partial * split.chunkCount / split.partialCount..<(partial + 1) * split.chunkCount / split.partialCount
+            for chunk in chunks {
+                let first = chunk * chunkPixels
+                let count = min(chunkPixels, output.pixels - first)
+                kernels.gatherDense(gather, first, count)
+                for outputBlock in 0..<outputBlocks {
+                    let left = gradient + (outputBlock * 2 * output.blockFloats + first * 16)
+                    let right = outputBlock * 2 + 1 < output.blocks ? left + output.blockFloats : nil
+                    for block in 0..<blocks {
+                        let product = OuterProduct(
+                            rowCount: 1, columnCount: count, inputRowStride: 0, inputStep: 16, gradientRowStride: 0,
+                            accumulates: true, inputChannels: min(16, taps.count * channels - block * 16))
+                        kernels.outerProduct(
+                            product, scratch + block * chunkPixels * 16, left, right,
+                            target + (outputBlock * blocks + block) * 512)
+                    }
+                }
+            }
+        }
+        parallel(outputBlocks * taps.count) { unit, _ in
+            let tap = unit % taps.count
+            let source = partials + unit / taps.count * blocks * 512 + tap * channels * 32
+            let target = result + unit * 512
+            for channel in 0..<channels {
+                kernels.sumPartials(
+                    source + channel * 32, split.partialFloats, split.partialCount, target + channel * 32, 2)
+            }
+            kernels.zero(target + channels * 32, (16 - channels) * 2)
+        }
     }
 
     /// Products of channels of different groups are no weights: zero, as the layout wants.

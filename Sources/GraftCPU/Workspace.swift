@@ -8,11 +8,9 @@ extension Primitive {
             geometry.usesDenseReduction
                 ? WeightBlocking(geometry.weight).outputBlockCount * geometry.denseBlockCount * 512 : 0
         case .convolutionInputGradient(let geometry, _): WeightBlocking(geometry.transposedWeight).elementCount
-        case .convolutionWeightGradient(let geometry):
-            geometry.weightGradientSplit.partialCount > 1
-                ? geometry.weightGradientSplit.partialCount * WeightBlocking(geometry.weight).elementCount : 0
+        case .convolutionWeightGradient(let geometry): geometry.weightGradientWorkspaceFloatCount
         case .channelSum(let shape): shape.blocks * PlaneChunks(shape).count * 16
-        case .batchNormalizationTraining(let shape, _, _, _): shape.blocks * PlaneChunks(shape).count * 32
+        case .batchNormalizationTraining(let shape, _, _, _): shape.blocks * PlaneChunks(shape).count * 48
         case .batchNormalizationTrainingGradient(let shape): shape.blocks * PlaneChunks(shape).count * 32
         case .softmaxCrossEntropy(let batch, _, _): batch * 4
         case .imageNormalization, .batchNormalizationInference, .batchNormalizationInferenceGradient, .relu,
@@ -22,6 +20,17 @@ extension Primitive {
             .optimizerUpdate:
             0
         }
+    }
+}
+
+extension ConvolutionGeometry {
+    fileprivate var weightGradientWorkspaceFloatCount: Int {
+        if usesDenseReduction {
+            let split = DenseWeightGradientSplit(self)
+            return split.partialCount * split.partialFloats
+        }
+        let partialCount = weightGradientSplit.partialCount
+        return partialCount > 1 ? partialCount * WeightBlocking(weight).elementCount : 0
     }
 }
 

@@ -1231,14 +1231,15 @@ func sumPartials(
 
 // MARK: - Normalization
 
-/// Mean and sum of squared deviations of each lane, in two passes over a range that fits the first-level cache.
+/// A center of each lane, the mean's distance from it, and the sum of squared deviations from the mean, in two passes
+/// over a range that fits the first-level cache. The distance is what rounding took from the center: where the mean is
+/// large and the variance small it matters.
 @inline(never)
-func moments(
-    _ x: UnsafePointer<Float>, _ vectors: Int, _ mean: UnsafeMutablePointer<Float>,
-    _ squares: UnsafeMutablePointer<Float>
-) {
-    let center = laneSums(x, vectors) / Block(repeating: Float(vectors))
-    var s0 = Block.zero, s1 = Block.zero, s2 = Block.zero, s3 = Block.zero
+func moments(_ x: UnsafePointer<Float>, _ vectors: Int, _ result: UnsafeMutablePointer<Float>) {
+    let count = Block(repeating: Float(vectors))
+    let center = laneSums(x, vectors) / count
+    var s0 = Block.zero, s1 = Block.zero
+    var q0 = Block.zero, q1 = Block.zero, q2 = Block.zero, q3 = Block.zero
     var index = 0
     while index + 4 <= vectors {
         let p = x + index * 16
@@ -1246,19 +1247,25 @@ func moments(
         let d1 = loadBlock(p + 16) - center
         let d2 = loadBlock(p + 32) - center
         let d3 = loadBlock(p + 48) - center
-        s0 = multiplyAdd(s0, d0, d0)
-        s1 = multiplyAdd(s1, d1, d1)
-        s2 = multiplyAdd(s2, d2, d2)
-        s3 = multiplyAdd(s3, d3, d3)
+        s0 += d0 + d1
+        s1 += d2 + d3
+        q0 = multiplyAdd(q0, d0, d0)
+        q1 = multiplyAdd(q1, d1, d1)
+        q2 = multiplyAdd(q2, d2, d2)
+        q3 = multiplyAdd(q3, d3, d3)
         index += 4
     }
     while index < vectors {
         let d = loadBlock(x + index * 16) - center
-        s0 = multiplyAdd(s0, d, d)
+        s0 += d
+        q0 = multiplyAdd(q0, d, d)
         index += 1
     }
-    storeBlock(center, mean)
-    storeBlock((s0 + s1) + (s2 + s3), squares)
+    let sum = s0 + s1
+    let distance = sum / count
+    storeBlock(center, result)
+    storeBlock(distance, result + 16)
+    storeBlock((q0 + q1) + (q2 + q3) - sum * distance, result + 32)
 }
 
 @inline(__always)

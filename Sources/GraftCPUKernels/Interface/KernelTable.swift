@@ -230,8 +230,8 @@ package struct KernelTable {
             _ vectors: Int
         ) -> Void
 
-    /// `(x, vectors, mean[16], squares[16])`: mean and sum of squared deviations, in two passes.
-    package var moments: (UnsafePointer<Float>, Int, UnsafeMutablePointer<Float>, UnsafeMutablePointer<Float>) -> Void
+    /// `(x, vectors, result[3][16])`: a center, the mean's distance from it, the squared deviations from the mean.
+    package var moments: (UnsafePointer<Float>, Int, UnsafeMutablePointer<Float>) -> Void
     /// `y = (x − mean) · scale + shift (+ residual)`, then negative to zero; all four vectors are 16 floats.
     package var normalize:
         (
@@ -320,7 +320,7 @@ package struct KernelTable {
         transpose16: @escaping (UnsafePointer<Float>, Int, UnsafeMutablePointer<Float>, Int) -> Void,
         sumPartials: @escaping (UnsafePointer<Float>, Int, Int, UnsafeMutablePointer<Float>, Int) -> Void,
         moments:
-            @escaping (UnsafePointer<Float>, Int, UnsafeMutablePointer<Float>, UnsafeMutablePointer<Float>) -> Void,
+            @escaping (UnsafePointer<Float>, Int, UnsafeMutablePointer<Float>) -> Void,
         normalize:
             @escaping (
                 UnsafePointer<Float>, UnsafePointer<Float>, UnsafePointer<Float>, UnsafePointer<Float>,
