@@ -29,6 +29,8 @@ public struct Benchmark: Sendable {
         public let millisecondsPerImage: [Double]
         /// The device that computed.
         public let device: DeviceDescription
+        /// Why this device was chosen, and a warning if another had to be passed over.
+        public let deviceNotes: (reason: String, warning: String?)
         /// Bytes on the device.
         public let byteCount: Int
         /// Kernels of a run, in order; empty unless profiled.
@@ -69,7 +71,7 @@ public struct Benchmark: Sendable {
         switch mode {
         case .infer:
             let extractor = try FeatureExtractor(model, layers: ["logits"], device: device, batchSizes: [batchSize])
-            // Planned first: a batch that does not fit is refused before its input is made.
+            // First of all: a plan that is too large for the device ends here.
             let (engine, request) = try extractor.preparedEngine(batch: batchSize)
             let shape: Shape = [batchSize, 3, size, size]
             let input = HostTensor(shape, (0..<shape.elementCount).map { Float(random.uniform($0)) * 4 - 2 })
@@ -79,18 +81,21 @@ public struct Benchmark: Sendable {
                 _ = try engine.read("logits", of: request)
             }
             return Result(
-                millisecondsPerImage: times, device: extractor.deviceDescription, byteCount: engine.plan.totalByteCount,
+                millisecondsPerImage: times, device: extractor.deviceDescription,
+                deviceNotes: extractor.deviceNotes, byteCount: engine.plan.totalByteCount,
                 profile: profiles ? try instructionTimes(engine, request, StepConstants()) : [])
         case .train:
             let trainer = try Trainer(model, device: device, frozenStatistics: frozenStatistics)
-            let (engine, request) = try trainer.preparedEngine(batch: batchSize)
+            _ = try trainer.preparedEngine(batch: batchSize)
             let pixels = (0..<batchSize * size * size * 3).map { UInt8(random.integer(below: 256, $0)) }
             let labels = (0..<batchSize).map { Int32(random.integer(below: model.classCount, 1 << 40 + $0)) }
             let times = try time(repeats: repeats, warmup: warmup, batchSize: batchSize) {
                 _ = try trainer.step(pixels: pixels, labels: labels, learningRate: 1e-5)
             }
+            let (engine, request) = try trainer.preparedEngine(batch: batchSize)
             return Result(
-                millisecondsPerImage: times, device: trainer.deviceDescription, byteCount: engine.plan.totalByteCount,
+                millisecondsPerImage: times, device: trainer.deviceDescription,
+                deviceNotes: trainer.deviceNotes, byteCount: engine.plan.totalByteCount,
                 profile: profiles ? try instructionTimes(engine, request, trainer.nextConstants) : [])
         }
     }

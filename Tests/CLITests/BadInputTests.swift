@@ -54,7 +54,8 @@ import Testing
         // More class folders than the network has outputs.
         try folder.write(try Picture.png(label: 1, index: 0, width: 32, height: 32), to: "third/0.png")
         try Self.expectFailure(
-            ["evaluate", folder.path, "--weights", weights] + Self.small, 65, "no class \"third\"", "dark, light, third")
+            ["evaluate", folder.path, "--weights", weights] + Self.small, 65, "no class \"third\"", "dark, light, third"
+        )
         try Self.expectFailure(Self.train(folder.path, run + "2", ["--classes", "2"]), 64, "3", "2")
         try Self.expectFailure(
             [

@@ -129,6 +129,10 @@ import Testing
             Thread.sleep(forTimeInterval: 0.05)
         }
         process.process.interrupt()
+        // A process that does not listen must not keep the tests waiting.
+        let patience = Date(timeIntervalSinceNow: 60)
+        while process.process.isRunning, Date() < patience { Thread.sleep(forTimeInterval: 0.05) }
+        if process.process.isRunning { kill(process.process.processIdentifier, SIGKILL) }
         let result = try process.wait()
         #expect(result.status == 130, "\(result.errors)")
         #expect(result.output.isEmpty)

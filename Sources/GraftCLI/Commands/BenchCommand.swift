@@ -52,6 +52,7 @@ enum BenchCommand {
         let result = try Benchmark.run(
             network, mode: mode, batchSize: batchSize, repeats: values[repeats], device: NetworkRequest.device(values),
             frozenStatistics: NetworkRequest.frozenStatistics(values))
+        if let warning = result.deviceNotes.warning { Console.warning(warning) }
         let size = network.preprocessing.imageSize
         if values[Shared.json] {
             var entries: [(key: String, value: JSON)] = [

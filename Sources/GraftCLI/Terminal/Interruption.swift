@@ -23,6 +23,12 @@ enum Interruption {
         let handler: @convention(c) (Int32) -> Void = { _ in Interruption.receive() }
         signal(SIGINT, handler)
         signal(SIGTERM, handler)
+        // A parent that started us from a worker thread may have left us a mask that blocks them.
+        var interrupts = sigset_t()
+        sigemptyset(&interrupts)
+        sigaddset(&interrupts, SIGINT)
+        sigaddset(&interrupts, SIGTERM)
+        sigprocmask(SIG_UNBLOCK, &interrupts, nil)
     }
 
     /// While `body` runs, the first Ctrl-C only sets ``isRequested``; the second ends the process.
