@@ -81,11 +81,12 @@ do {
     let device = try backend(request)
     print("\(device.description.selector): \(device.description.name), \(device.description.kernelClass)")
     print("\(cases.count) cases")
-    let results = ConformanceHarness().runAll(on: device, cases: cases) { result in
-        // A line per fault at once: a driver may take the process down later.
+    // A line per fault at once: a driver may take the process down later.
+    let showFault = { (result: CaseResult) in
         if !result.passed { print("FAILED \(result.name): \(result.message)") }
         fflush(nil)
     }
+    let results = ConformanceHarness().runAll(on: device, cases: cases, progress: showFault)
     print(ConformanceHarness.summary(results))
     exit(results.allSatisfy(\.passed) ? 0 : 1)
 } catch let fault as UsageFault {
