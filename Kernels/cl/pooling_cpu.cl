@@ -5,12 +5,12 @@
 // that sums have one order and nothing is zeroed before.
 // Windows: rows i*strideHeight - paddingHeight + r*dilation, r < kernelHeight; likewise columns.
 //   max      -infinity outside, the first of equal values wins, NaN wins; index = h*W + w.
-//   average  sum / divisor, where the divisor counts the pixels inside of the plane, or with countsPadding those inside of
-//            the padded plane (at the far edge no further than the padding).
+//   average  sum / divisor, where the divisor counts the pixels inside of the plane, or with countsPadding those inside
+//            of the padded plane (at the far edge no further than the padding).
 //   adaptive bin i covers floor(i*H/outputHeight) ..< ceil((i+1)*H/outputHeight).
 //
-// Tunables: INDICES (0, 1; default 0): max_pooling also writes the indices. KERNEL (0, 2, 3; default 0): a square window
-// of this extent without dilation, unrolled where it lies inside of the plane.
+// Tunables: INDICES (0, 1; default 0): max_pooling also writes the indices. KERNEL (0, 2, 3; default 0): a square
+// window of this extent without dilation, unrolled where it lies inside of the plane.
 
 #ifndef INDICES
 #define INDICES 0
