@@ -25,6 +25,9 @@
         static let tall = GEMMTile(rows: 128, columns: 64, depth: 16, itemRows: 8, itemColumns: 4)
         static let square = GEMMTile(rows: 64, columns: 64, depth: 16, itemRows: 4, itemColumns: 4)
         static let flat = GEMMTile(rows: 32, columns: 128, depth: 16, itemRows: 4, itemColumns: 4)
+        /// Few channels per group, as in ResNeXt; 128 items.
+        static let slim = GEMMTile(rows: 16, columns: 128, depth: 16, itemRows: 4, itemColumns: 4)
+        static let thin = GEMMTile(rows: 8, columns: 128, depth: 16, itemRows: 4, itemColumns: 2)
         /// Few columns and long reductions: linear layers of small batches.
         static let narrow = GEMMTile(rows: 64, columns: 32, depth: 32, itemRows: 4, itemColumns: 2)
         /// 64 items: small extents, and devices with small groups.
@@ -85,13 +88,19 @@
             reduction = source.channels / geometry.groups
             isPointwise = geometry.isPointwise
             isLinear = isPointwise && output.pixelCount == 1
-            isFlat = direction == .forward && !isPointwise && reduction < 16
             let classes = direction == .forward ? 1 : geometry.strideHeight * geometry.strideWidth
+            isFlat =
+                !isPointwise && reduction < 16 && classes == 1
+                && reduction * geometry.kernelHeight * geometry.kernelWidth < 1 << 21
             let columns = (output.batch * output.pixelCount + classes - 1) / classes
 
             let preferred: GEMMTile =
                 if isLinear {
                     columns <= 32 ? .narrow : .square
+                } else if rows <= 8 && columns > 256 {
+                    .thin
+                } else if rows <= 16 && columns > 256 {
+                    .slim
                 } else if columns <= 32 || (rows <= 32 && columns <= 256) {
                     .small
                 } else if rows <= 32 {
