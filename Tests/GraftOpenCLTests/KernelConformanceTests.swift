@@ -23,8 +23,7 @@
                 let entry = try testDevice()
                 let cases = Self.cases(of: kind, on: entry)
                 try #require(!cases.isEmpty)
-                // Fetching a program's binary costs PoCL as much again as building it.
-                let backend = try OpenCLBackend(entry, kernelClass: choice, options: .init(cache: nil))
+                let backend = try OpenCLBackend(entry, kernelClass: choice)
                 #expect(backend.description.kernelClass == "\(choice.rawValue)-class")
                 let isVerbose = ProcessInfo.processInfo.environment["GRAFT_CONFORMANCE_LOG"] != nil
                 func report(_ result: CaseResult) {

@@ -17,7 +17,7 @@
             func backend(_ fault: PlainKernelClass.Fault? = nil, cache: ProgramCache? = nil) throws -> OpenCLBackend {
                 try OpenCLBackend(
                     testDevice(), kernels: PlainKernelClass(fault: fault),
-                    options: .init(cache: cache, sources: PlainKernelClass.sources))
+                    options: .init(cache: cache.map { .folder($0) } ?? .none, sources: PlainKernelClass.sources))
             }
 
             /// `x → relu → dropout → y`.
