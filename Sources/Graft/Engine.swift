@@ -27,6 +27,7 @@ final class Engine {
     ///   - requests: which programs, each at its own batch size.
     ///   - options: what they have in common; `batch` and `mode` come from the requests.
     ///   - backend: the device.
+    /// - Throws: ``GraphError`` for shapes that do not fit, ``DeviceError`` when memory or kernels fail.
     init(
         _ graph: Graph, state: StateDictionary, requests: [Request], options: LoweringOptions,
         backend: any DeviceBackend
@@ -152,7 +153,9 @@ final class Engine {
     }
 
     /// Seconds per instruction of one run, with the node and primitive of each.
-    func profile(_ request: Request, _ constants: StepConstants = StepConstants()) throws -> [(node: String, primitive: String, seconds: Double)] {
+    func profile(_ request: Request, _ constants: StepConstants = StepConstants()) throws -> [(
+        node: String, primitive: String, seconds: Double
+    )] {
         let index = try index(request)
         let seconds = try prepared[index].profile(constants)
         return zip(programs[index].instructions, seconds).map { ($0.node, $0.primitive.kind.rawValue, $1) }
