@@ -30,7 +30,7 @@
 //                        local memory: 8 * BK * (BM + BN + 8) bytes <= 32 KiB
 //   FLUSH       0        steps between additions into a second set of accumulators (long sums); 0: one set
 // Variants (default 0)
-//   GRADIENT, SPLIT, BIAS, RESIDUAL, RELU    as named; the last three in this order, and never with SPLIT
+//   GRADIENT, SPLIT, BIAS, RESIDUAL, RELU    as named; the last three in this order, with SPLIT by `convolution_finish`
 //   POINTWISE   1x1, stride 1, no padding: source and output planes agree
 //   LINEAR      POINTWISE on a 1x1 plane: lanes run along k, not along j
 //   FLAT        k = (r, s, c) or (r, s, o) is cut in steps of BK across taps, for few channels per group (fewer than 16,
@@ -474,13 +474,13 @@ void convolution(
 #if FLUSH
                 value += *(float4 *)(total[i] + j);
 #endif
-#if BIAS
+#if BIAS && !SPLIT
                 value += bias[group * rows + m];
 #endif
-#if RESIDUAL
+#if RESIDUAL && !SPLIT
                 value += *(__global const float4 *)(residual + at);
 #endif
-#if RELU
+#if RELU && !SPLIT
                 value = (float4)(
                     positive_part(value.x), positive_part(value.y), positive_part(value.z), positive_part(value.w));
 #endif
@@ -490,13 +490,13 @@ void convolution(
 #if FLUSH
                 value += total[i][j];
 #endif
-#if BIAS
+#if BIAS && !SPLIT
                 value += bias[group * rows + m];
 #endif
-#if RESIDUAL
+#if RESIDUAL && !SPLIT
                 value += residual[at];
 #endif
-#if RELU
+#if RELU && !SPLIT
                 value = positive_part(value);
 #endif
                 result[at] = value;

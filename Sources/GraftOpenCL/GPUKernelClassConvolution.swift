@@ -149,10 +149,12 @@
             let bias = KernelArgument.input(epilogue.bias ? 2 : 0)
             let residual = KernelArgument.input(epilogue.residual ? (epilogue.bias ? 3 : 2) : 0)
             let partial = KernelArgument.workspace(offset: 0, byteCount: workspaceByteCount)
-            let epilogueDefinitions: [KernelLaunch.Definition] = [
-                .init("BIAS", epilogue.bias ? 1 : 0), .init("RESIDUAL", epilogue.residual ? 1 : 0),
-                .init("RELU", epilogue.relu ? 1 : 0),
-            ]
+            // The same for both launches: one program is built.
+            let definitions =
+                tile.definitions + variantDefinitions + [
+                    .init("BIAS", epilogue.bias ? 1 : 0), .init("RESIDUAL", epilogue.residual ? 1 : 0),
+                    .init("RELU", epilogue.relu ? 1 : 0),
+                ]
             let rowTiles = (rows + tile.rows - 1) / tile.rows
             let columnTiles = (largestClassColumns + tile.columns - 1) / tile.columns
             let integers =
@@ -163,7 +165,7 @@
             var launches = [
                 KernelLaunch(
                     file: "convolution_gpu", kernel: "convolution",
-                    definitions: tile.definitions + variantDefinitions + (isSplit ? [] : epilogueDefinitions),
+                    definitions: definitions,
                     arguments: [.input(0), .input(1), bias, residual, isSplit ? partial : .output(0)]
                         + integers.map(KernelArgument.integer),
                     globalSize: [
@@ -174,7 +176,7 @@
                 let items = min(tile.itemCount, 256)
                 launches.append(
                     KernelLaunch(
-                        file: "convolution_gpu", kernel: "convolution_finish", definitions: epilogueDefinitions,
+                        file: "convolution_gpu", kernel: "convolution_finish", definitions: definitions,
                         arguments: [partial, bias, residual, .output(0)]
                             + [output.elementCount, output.channels, output.pixelCount, splitCount]
                             .map(KernelArgument.integer),
@@ -248,13 +250,14 @@
             let rowTiles = (rows + tile.rows - 1) / tile.rows
             let columnTiles = (columns + tile.columns - 1) / tile.columns
             let isLinear = geometry.isPointwise && output.pixelCount == 1
+            let definitions =
+                tile.definitions + [
+                    .init("SPLIT", isSplit ? 1 : 0), .init("POINTWISE", geometry.isPointwise ? 1 : 0),
+                    .init("LINEAR", isLinear ? 1 : 0), .init("FLUSH", Spread.flushedTerms / tile.depth),
+                ]
             var launches = [
                 KernelLaunch(
-                    file: "convolution_weight_gradient_gpu", kernel: "weight_gradient",
-                    definitions: tile.definitions + [
-                        .init("SPLIT", isSplit ? 1 : 0), .init("POINTWISE", geometry.isPointwise ? 1 : 0),
-                        .init("LINEAR", isLinear ? 1 : 0), .init("FLUSH", Spread.flushedTerms / tile.depth),
-                    ],
+                    file: "convolution_weight_gradient_gpu", kernel: "weight_gradient", definitions: definitions,
                     arguments: [.input(0), .input(1), isSplit ? partial : .output(0)]
                         + ([
                             geometry.input.batch, geometry.input.channels, geometry.input.height,
@@ -268,6 +271,7 @@
                 launches.append(
                     KernelLaunch(
                         file: "convolution_weight_gradient_gpu", kernel: "weight_gradient_finish",
+                        definitions: definitions,
                         arguments: [
                             partial, .output(0), .integer(geometry.weight.elementCount), .integer(splitCount),
                         ], globalSize: [geometry.weight.elementCount.roundedUp(to: items)], localSize: [items]))

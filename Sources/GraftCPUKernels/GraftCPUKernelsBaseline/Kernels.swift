@@ -295,6 +295,7 @@ typealias Block = SIMD16<Float>
                     quads -= 1
                 } while quads > 0
             }
+            w += product.weightSkip
         }
         store(c0a, result + 0 * vectorWidth)
         store(c0b, result + 1 * vectorWidth)
@@ -467,6 +468,7 @@ typealias Block = SIMD16<Float>
                     quads -= 1
                 } while quads > 0
             }
+            w += product.weightSkip
         }
         store(c0a, result + 0 * vectorWidth)
         store(c0b, result + 1 * vectorWidth)
@@ -645,6 +647,7 @@ typealias Block = SIMD16<Float>
                     quads -= 1
                 } while quads > 0
             }
+            w += product.weightSkip
         }
         store(c0a, result + 0 * vectorWidth)
         store(c1a, result + 2 * vectorWidth)
@@ -922,6 +925,7 @@ typealias Block = SIMD16<Float>
                     quads -= 1
                 } while quads > 0
             }
+            w += product.weightSkip
         }
         store(c0a, result + 0 * vectorWidth)
         store(c0b, result + 1 * vectorWidth)
