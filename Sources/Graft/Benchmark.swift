@@ -59,12 +59,14 @@ public struct Benchmark: Sendable {
     ///   - frozenStatistics: what batch norms with frozen parameters do.
     ///   - profiles: whether to time every instruction once as well.
     /// - Returns: times per image and the device's description.
+    /// - Throws: ``GraftError/invalidArgument(_:)``; ``DeviceError`` when the plan does not fit the device.
     public static func run(
         _ model: Model, mode: Mode, batchSize: Int, repeats: Int, warmup: Int = 2, device: Device,
         frozenStatistics: FrozenStatistics = .keep, profiles: Bool = false
     ) throws -> Result {
         guard batchSize > 0, repeats > 0 else {
-            throw GraftError.invalidArgument("--batch-size and --repeats must be at least 1, not \(batchSize) and \(repeats)")
+            throw GraftError.invalidArgument(
+                "--batch-size and --repeats must be at least 1, not \(batchSize) and \(repeats)")
         }
         let size = model.preprocessing.imageSize
         let random = CounterRandom(seed: 1, 0xBE4C)

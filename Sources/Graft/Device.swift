@@ -90,10 +90,12 @@ public struct Device: Sendable, Hashable {
                     }
                 }
                 warning = failures.isEmpty ? catalog.emptyReason : failures.joined(separator: "; ")
-                warning = "no OpenCL device can be used (\(warning ?? "none found")); computing in pure Swift on the processor"
+                warning =
+                    "no OpenCL device can be used (\(warning ?? "none found")); computing in pure Swift on the processor"
             #endif
             return Opened(
-                backend: try CPUBackend(threadCount: threadCount), reason: "no OpenCL device can be used", warning: warning)
+                backend: try CPUBackend(threadCount: threadCount), reason: "no OpenCL device can be used",
+                warning: warning)
         default:
             #if OpenCL
                 let entry = try DeviceCatalog.current.select(selector)

@@ -27,6 +27,7 @@ final class Engine {
     ///   - requests: which programs, each at its own batch size.
     ///   - options: what they have in common; `batch` and `mode` come from the requests.
     ///   - backend: the device.
+    /// - Throws: ``GraphError`` for shapes that do not fit, ``DeviceError`` when memory or kernels fail.
     init(
         _ graph: Graph, state: StateDictionary, requests: [Request], options: LoweringOptions,
         backend: any DeviceBackend
@@ -45,12 +46,45 @@ final class Engine {
             programs: programs, layout: MemoryLayout(backend: backend),
             options: MemoryPlan.Options(optimizerStateCount: options.optimizer.stateCount))
         self.plan = plan
-        let memory = try backend.allocate(plan)
-        self.memory = memory
+        do throws(DeviceError) {
+            memory = try backend.allocate(plan)
+        } catch {
+            throw Self.withBatchSizeAdvice(error, graph, requests: requests, options: options, backend: backend)
+        }
+        let memory = self.memory
         self.programs = programs
         self.indexOf = indexOf
         prepared = try programs.enumerated().map { try backend.prepare($1, index: $0, memory: memory) }
         try upload(state)
+    }
+
+    /// Says which batch size would fit, when memory is short.
+    private static func withBatchSizeAdvice(
+        _ error: DeviceError, _ graph: Graph, requests: [Request], options: LoweringOptions, backend: any DeviceBackend
+    ) -> DeviceError {
+        guard case .outOfMemory(let device, let requested, let available, let advice) = error,
+            let largest = requests.max(by: { $0.batch < $1.batch })
+        else { return error }
+        func fits(_ batch: Int) -> Bool {
+            var lowering = options
+            lowering.batch = batch
+            lowering.mode = largest.isTraining ? .training : .inference
+            guard let program = try? Program(graph, lowering),
+                let plan = try? MemoryPlan(
+                    programs: [program], layout: MemoryLayout(backend: backend),
+                    options: MemoryPlan.Options(optimizerStateCount: options.optimizer.stateCount))
+            else { return false }
+            return plan.totalByteCount <= available
+        }
+        var low = 0
+        var high = largest.batch
+        while high - low > 1 {
+            let middle = (low + high) / 2
+            if fits(middle) { low = middle } else { high = middle }
+        }
+        return .outOfMemory(
+            device: device, requestedByteCount: requested, availableByteCount: available,
+            advice: low > 0 ? "Batch \(largest.batch) does not fit; try --batch-size \(low)." : advice)
     }
 
     /// Whether there is a program for a request.
@@ -152,7 +186,9 @@ final class Engine {
     }
 
     /// Seconds per instruction of one run, with the node and primitive of each.
-    func profile(_ request: Request, _ constants: StepConstants = StepConstants()) throws -> [(node: String, primitive: String, seconds: Double)] {
+    func profile(_ request: Request, _ constants: StepConstants = StepConstants()) throws -> [(
+        node: String, primitive: String, seconds: Double
+    )] {
         let index = try index(request)
         let seconds = try prepared[index].profile(constants)
         return zip(programs[index].instructions, seconds).map { ($0.node, $0.primitive.kind.rawValue, $1) }

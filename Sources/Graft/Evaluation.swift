@@ -69,7 +69,8 @@ public struct Evaluation: Sendable, Equatable {
         let present = confusion[label].reduce(0, +)
         let predicted = confusion.reduce(0) { $0 + $1[label] }
         return (
-            predicted == 0 ? nil : Double(right) / Double(predicted), present == 0 ? nil : Double(right) / Double(present)
+            predicted == 0 ? nil : Double(right) / Double(predicted),
+            present == 0 ? nil : Double(right) / Double(present)
         )
     }
 }

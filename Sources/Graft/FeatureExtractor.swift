@@ -33,6 +33,7 @@ public final class FeatureExtractor {
     ///   - layers: names; an unknown one is an error that shows near matches.
     ///   - device: where to compute.
     ///   - batchSizes: sizes to prepare for at once; another size is prepared when it first comes.
+    /// - Throws: ``GraphError/unknownNode(_:near:)``; ``DeviceError`` when the device cannot be used.
     public init(_ model: Model, layers: [String], device: Device = .auto, batchSizes: Set<Int> = []) throws {
         guard !layers.isEmpty else { throw GraftError.invalidArgument("no layer was asked for") }
         for layer in layers { _ = try model.graph.index(of: layer) }
@@ -48,13 +49,16 @@ public final class FeatureExtractor {
     ///   - pixels: `count` images of `imageSize × imageSize` RGB pixels, uint8 `[N, H, W, 3]`.
     ///   - count: images in the batch.
     /// - Returns: by layer name, float32 `[N, C, H, W]`.
+    /// - Throws: ``GraftError/invalidArgument(_:)`` for a wrong byte count; ``DeviceError``.
     public func features(ofPixels pixels: [UInt8], count: Int) throws -> [String: HostTensor] {
         let size = model.preprocessing.imageSize
         guard count > 0, pixels.count == count * size * size * 3 else {
             throw GraftError.invalidArgument(
-                "\(pixels.count) bytes of pixels for \(count) images of \(size)×\(size)×3, expected \(count * size * size * 3)")
+                "\(pixels.count) bytes of pixels for \(count) images of \(size)×\(size)×3, expected \(count * size * size * 3)"
+            )
         }
-        let input = LoweringOptions.Input.pixels(mean: model.preprocessing.mean, deviation: model.preprocessing.standardDeviation)
+        let input = LoweringOptions.Input.pixels(
+            mean: model.preprocessing.mean, deviation: model.preprocessing.standardDeviation)
         let tensor = HostTensor(shape: [count, size, size, 3], storage: .uint8(pixels))
         return try run(tensor, role: "pixels", input: input, batch: count, height: size, width: size)
     }
@@ -63,10 +67,15 @@ public final class FeatureExtractor {
     ///
     /// - Parameter input: float32 `[N, 3, S, S]` with S the preprocessing's image size.
     /// - Returns: by layer name, float32 `[N, C, H, W]`.
+    /// - Throws: ``GraftError/invalidArgument(_:)`` for another shape; ``DeviceError``.
     public func features(of input: HostTensor) throws -> [String: HostTensor] {
         let size = model.preprocessing.imageSize
-        guard input.shape.rank == 4, input.shape[1] == 3, input.shape[2] == size, input.shape[3] == size, input.floats != nil
-        else { throw GraftError.invalidArgument("the input has shape \(input.shape), expected float32 [N, 3, \(size), \(size)]") }
+        guard input.shape.rank == 4, input.shape[1] == 3, input.shape[2] == size, input.shape[3] == size,
+            input.floats != nil
+        else {
+            throw GraftError.invalidArgument(
+                "the input has shape \(input.shape), expected float32 [N, 3, \(size), \(size)]")
+        }
         return try run(input, role: "input", input: .tensor, batch: input.shape[0], height: size, width: size)
     }
 
@@ -77,7 +86,8 @@ public final class FeatureExtractor {
             batch: batchSize, height: size, width: size, mode: .inference,
             input: .pixels(mean: model.preprocessing.mean, deviation: model.preprocessing.standardDeviation))
         options.outputs = layers
-        return try MemoryPlan(programs: [Program(model.graph, options)], layout: MemoryLayout(backend: opened.backend)).totalByteCount
+        return try MemoryPlan(programs: [Program(model.graph, options)], layout: MemoryLayout(backend: opened.backend))
+            .totalByteCount
     }
 
     private func run(

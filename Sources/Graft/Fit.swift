@@ -130,7 +130,8 @@ extension Trainer {
                 guard !options.isCancelled() else { throw GraftError.interrupted }
                 for entry in options.unfreezeAtStep where entry.step == step {
                     try onEvent(
-                        .unfroze(selector: entry.selector, names: try unfreeze(entry.selector), epoch: epoch, step: step))
+                        .unfroze(
+                            selector: entry.selector, names: try unfreeze(entry.selector), epoch: epoch, step: step))
                 }
                 for image in batch.skipped { try onEvent(.skipped(image)) }
                 let rate =
@@ -199,14 +200,18 @@ extension Trainer {
         guard options.batchSize > 0 else {
             throw GraftError.invalidArgument("--batch-size \(options.batchSize) must be at least 1")
         }
-        guard options.epochs > 0 else { throw GraftError.invalidArgument("--epochs \(options.epochs) must be at least 1") }
+        guard options.epochs > 0 else {
+            throw GraftError.invalidArgument("--epochs \(options.epochs) must be at least 1")
+        }
         guard !options.dropsLast || data.count >= options.batchSize else {
             throw GraftError.invalidArgument(
-                "--drop-last leaves nothing: there are \(data.count) images, fewer than --batch-size \(options.batchSize)")
+                "--drop-last leaves nothing: there are \(data.count) images, fewer than --batch-size \(options.batchSize)"
+            )
         }
         if let validation, validation.classes != data.classes {
             throw GraftError.invalidArgument(
-                "the classes differ: training has \(data.classes.joined(separator: ", ")), validation has \(validation.classes.joined(separator: ", "))")
+                "the classes differ: training has \(data.classes.joined(separator: ", ")), validation has \(validation.classes.joined(separator: ", "))"
+            )
         }
         let highest = max(data.classes.count, (data.samples.map(\.label).max() ?? 0) + 1)
         guard highest <= configuration.classCount else {

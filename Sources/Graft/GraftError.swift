@@ -32,7 +32,8 @@ public enum GraftError: Error, Hashable, Sendable, CustomStringConvertible {
             "there is no model \"\(name)\"" + didYouMean(near) + "; `graft models` lists them all"
         case .unknownSelector(let name, let near):
             "\"\(name)\" matches no layer or parameter" + didYouMean(near)
-        case .weightsMismatch(let message), .invalidArgument(let message), .noInput(let message), .outputFailed(let message):
+        case .weightsMismatch(let message), .invalidArgument(let message), .noInput(let message),
+            .outputFailed(let message):
             message
         case .architectureUnknown(let path):
             "\(path) does not say which architecture its weights are for; pass --model NAME"
@@ -101,7 +102,8 @@ public func failureKind(of error: any Error) -> FailureKind {
     case let error as ImageError:
         switch error.fault {
         case .unreadable, .notAFile: .noInput
-        case .empty, .unsupportedFormat, .unsupportedVariant, .truncated, .damaged, .tooManyPixels, .tooManyBytes: .badData
+        case .empty, .unsupportedFormat, .unsupportedVariant, .truncated, .damaged, .tooManyPixels, .tooManyBytes:
+            .badData
         case .outOfMemory: .runtime
         }
     case is ImagePreprocessing.InvalidValue: .usage

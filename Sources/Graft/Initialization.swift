@@ -22,7 +22,8 @@ enum Initialization {
     }
 
     /// One parameter. Random numbers depend on the seed and the parameter's name alone.
-    static func tensor(_ parameter: ParameterDescription, weightShape: Shape?, isHead: Bool, seed: UInt64) -> HostTensor {
+    static func tensor(_ parameter: ParameterDescription, weightShape: Shape?, isHead: Bool, seed: UInt64) -> HostTensor
+    {
         let count = parameter.shape.elementCount
         let random = CounterRandom(seed: seed, nameKey(parameter.name), 0x1417)
         switch parameter.role {
@@ -34,7 +35,9 @@ enum Initialization {
             let deviation = (2 / Double(fanOut)).squareRoot()
             return HostTensor(parameter.shape, (0..<count).map { Float(deviation * normal(random, $0)) })
         case .weight, .bias:
-            if parameter.role == .bias, weightShape?.rank == 4, !isHead { return HostTensor(parameter.shape, repeating: 0) }
+            if parameter.role == .bias, weightShape?.rank == 4, !isHead {
+                return HostTensor(parameter.shape, repeating: 0)
+            }
             let fanIn = weightShape.map { $0.elementCount / max($0[0], 1) } ?? 1
             let bound = 1 / Double(fanIn).squareRoot()
             return HostTensor(parameter.shape, (0..<count).map { Float((2 * random.uniform($0) - 1) * bound) })

@@ -34,6 +34,7 @@ public struct Model: Sendable {
     ///   - name: an architecture's name, see ``Architecture/all``.
     ///   - classCount: class scores; nil takes the architecture's own.
     ///   - seed: the random numbers depend on it and on each parameter's name.
+    /// - Throws: ``GraftError/unknownModel(_:near:)``, ``GraftError/invalidArgument(_:)``.
     public init(_ name: String, classCount: Int? = nil, seed: UInt64 = 0) throws {
         let architecture = try Architecture.named(name)
         let count = classCount ?? architecture.classCount
@@ -82,7 +83,8 @@ public struct Model: Sendable {
         guard let name = name ?? metadata.architecture else { throw GraftError.architectureUnknown(path: path) }
         let architecture = try Architecture.named(name)
         if let stated = metadata.architecture, stated != name {
-            throw GraftError.weightsMismatch("\(path) holds weights for \(stated), not for \(name); pass --model \(stated)")
+            throw GraftError.weightsMismatch(
+                "\(path) holds weights for \(stated), not for \(name); pass --model \(stated)")
         }
         let headWeight = "\(architecture.headName).weight"
         guard let classCount = checkpoint.state[headWeight]?.shape.dimensions.first, classCount > 0 else {
@@ -146,6 +148,7 @@ public struct Model: Sendable {
     /// - Parameters:
     ///   - classCount: class scores of the new head.
     ///   - seed: its weights depend on it; they are uniform in ±1/√fan-in, as `nn.Linear` and `nn.Conv2d` start.
+    /// - Throws: ``GraftError/invalidArgument(_:)`` for a count below 1.
     public mutating func replaceHead(classCount: Int, seed: UInt64 = 0) throws {
         guard classCount > 0 else {
             throw GraftError.invalidArgument("a classifier needs at least one class, not \(classCount)")
@@ -197,7 +200,8 @@ public struct Model: Sendable {
             let fits = parameter.role == .counter ? tensor.int64s != nil : tensor.floats != nil
             guard tensor.shape == parameter.shape, fits else {
                 throw GraftError.weightsMismatch(
-                    "\(name) in \(source) has shape \(tensor.shape), \(architecture.name) with \(classCount) classes expects \(parameter.role == .counter ? "int64" : "float32") \(parameter.shape)")
+                    "\(name) in \(source) has shape \(tensor.shape), \(architecture.name) with \(classCount) classes expects \(parameter.role == .counter ? "int64" : "float32") \(parameter.shape)"
+                )
             }
         }
         for (name, tensor) in tensors { state[name] = tensor }

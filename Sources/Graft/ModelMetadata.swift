@@ -57,7 +57,8 @@ struct ModelMetadata {
     func preprocessing(path: String) throws -> ImagePreprocessing? {
         guard let size = entries[Key.imageSize] else { return nil }
         func fail(_ key: String) -> GraftError {
-            .weightsMismatch("the metadata of \(path) say \(key) = \"\(entries[key] ?? "")\", which makes no preprocessing")
+            .weightsMismatch(
+                "the metadata of \(path) say \(key) = \"\(entries[key] ?? "")\", which makes no preprocessing")
         }
         func numbers(_ key: String) throws -> [Float] {
             let parts = (entries[key] ?? "").split(separator: ",")
@@ -73,10 +74,13 @@ struct ModelMetadata {
             guard let side = Int(text) else { throw fail(Key.resize) }
             resize = side
         }
-        guard let interpolation = Interpolation(rawValue: entries[Key.interpolation] ?? Interpolation.bilinear.rawValue) else {
+        guard let interpolation = Interpolation(rawValue: entries[Key.interpolation] ?? Interpolation.bilinear.rawValue)
+        else {
             throw fail(Key.interpolation)
         }
-        guard let exif = ExifPolicy(rawValue: entries[Key.exif] ?? ExifPolicy.apply.rawValue) else { throw fail(Key.exif) }
+        guard let exif = ExifPolicy(rawValue: entries[Key.exif] ?? ExifPolicy.apply.rawValue) else {
+            throw fail(Key.exif)
+        }
         do {
             return try ImagePreprocessing(
                 imageSize: imageSize, resize: resize, interpolation: interpolation, mean: numbers(Key.mean),

@@ -10,6 +10,7 @@ public struct NearestNeighbours: Sendable {
     /// - Parameters:
     ///   - features: float32 `[N, …]`; rows are flattened and scaled to length 1.
     ///   - labels: N class numbers.
+    /// - Throws: ``GraftError/invalidArgument(_:)`` when counts differ or there is nothing.
     public init(features: HostTensor, labels: [Int32]) throws {
         self.features = try Self.rows(features)
         self.labels = labels
@@ -22,7 +23,8 @@ public struct NearestNeighbours: Sendable {
     public func predict(_ queries: HostTensor, neighbours count: Int = 1) throws -> [Int32] {
         try Self.rows(queries).map { query in
             let scored = features.indices.map { index in (similarity: dot(query, features[index]), index: index) }
-            let nearest = scored.sorted { ($0.similarity, -$0.index) > ($1.similarity, -$1.index) }.prefix(max(count, 1))
+            let nearest = scored.sorted { ($0.similarity, -$0.index) > ($1.similarity, -$1.index) }.prefix(
+                max(count, 1))
             var votes: [Int32: Int] = [:]
             for neighbour in nearest { votes[labels[neighbour.index], default: 0] += 1 }
             let most = votes.values.max() ?? 0

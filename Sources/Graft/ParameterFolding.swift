@@ -31,12 +31,15 @@ enum ParameterFolding {
             let bias = state["\(convolution).bias"]?.floats
             return HostTensor(
                 [scale.count],
-                scale.indices.map { Float(Double(shift[$0]) + (Double(bias?[$0] ?? 0) - Double(mean[$0])) * scale[$0]) })
+                scale.indices.map { Float(Double(shift[$0]) + (Double(bias?[$0] ?? 0) - Double(mean[$0])) * scale[$0]) }
+            )
         }
     }
 
     /// `gamma / √(running_var + ε)`.
-    private static func scales(_ norm: String, _ epsilon: Float, _ state: StateDictionary) throws(GraftError) -> [Double] {
+    private static func scales(_ norm: String, _ epsilon: Float, _ state: StateDictionary) throws(GraftError)
+        -> [Double]
+    {
         let gamma = try floats("\(norm).weight", state)
         let variance = try floats("\(norm).running_var", state)
         return gamma.indices.map { Double(gamma[$0]) / (Double(variance[$0]) + Double(epsilon)).squareRoot() }

@@ -25,7 +25,8 @@ public struct ParameterSelection: Sendable, Hashable, CustomStringConvertible {
         for entry in entries {
             let matches = parameters.filter { Self.matches(entry, $0, head: head) }
             guard !matches.isEmpty else {
-                throw .unknownSelector(entry, near: nearMatches(to: entry, in: Self.modules(of: parameters) + ["head", "backbone", "all"]))
+                throw .unknownSelector(
+                    entry, near: nearMatches(to: entry, in: Self.modules(of: parameters) + ["head", "backbone", "all"]))
             }
             selected.formUnion(matches)
         }

@@ -19,7 +19,8 @@ public final class RunFolder {
         do {
             try FileManager.default.createDirectory(atPath: path, withIntermediateDirectories: true)
         } catch {
-            throw GraftError.outputFailed("cannot create the folder \(path): \(error.localizedDescription); choose another --out")
+            throw GraftError.outputFailed(
+                "cannot create the folder \(path): \(error.localizedDescription); choose another --out")
         }
         guard FileManager.default.isWritableFile(atPath: path) else {
             throw GraftError.outputFailed("the folder \(path) cannot be written; choose another --out")
@@ -30,7 +31,8 @@ public final class RunFolder {
 
     /// Keeps a step for `steps.csv`.
     public func record(_ step: StepRecord) {
-        stepRows += "\(step.step),\(step.epoch),\(step.loss),\(step.accuracy),\(step.learningRate),\(rounded(step.imagesPerSecond))\n"
+        stepRows +=
+            "\(step.step),\(step.epoch),\(step.loss),\(step.accuracy),\(step.learningRate),\(rounded(step.imagesPerSecond))\n"
     }
 
     /// Writes the tables and the weights of an epoch, and `best.safetensors` if it is the best so far: the highest

@@ -45,6 +45,7 @@ public struct ModelSummary: Sendable {
     ///   - batchSize: images per batch.
     ///   - frozenStatistics: what batch norms with frozen parameters do.
     ///   - optimizer: decides how much state is kept.
+    /// - Throws: ``GraphError`` for an image size that is too small; ``GraftError/invalidArgument(_:)``.
     public init(
         _ model: Model, batchSize: Int = 32, frozenStatistics: FrozenStatistics = .keep, optimizer: Optimizer = .sgd()
     ) throws {
@@ -75,7 +76,9 @@ public struct ModelSummary: Sendable {
                 node: node.name, layer: Self.name(of: node.layer),
                 shape: [shape.batch, shape.channels, shape.height, shape.width],
                 parameterCount: owned.reduce(0) { $0 + $1.shape.elementCount },
-                trainableCount: owned.filter { model.trainable.contains($0.name) }.reduce(0) { $0 + $1.shape.elementCount },
+                trainableCount: owned.filter { model.trainable.contains($0.name) }.reduce(0) {
+                    $0 + $1.shape.elementCount
+                },
                 multiplyAccumulateCount: work, statistics: statistics,
                 backward: gradients.compactMap { $0 }.joined(separator: ", "))
         }

@@ -66,6 +66,7 @@ public final class Trainer {
     ///   - frozenStatistics: what batch norms with frozen parameters do.
     ///   - dropout: whether dropout layers drop.
     ///   - seed: of dropout, shuffling and augmentation.
+    /// - Throws: ``GraphError/nothingToTrain``; ``DeviceError`` when the device cannot be used.
     public init(
         _ model: Model, loss: Loss = .crossEntropy, optimizer: Optimizer = .sgd(), device: Device = .auto,
         frozenStatistics: FrozenStatistics = .keep, dropout: Bool = true, seed: UInt64 = 0
@@ -180,15 +181,19 @@ public final class Trainer {
     ///   - labels: N class numbers.
     ///   - learningRate: nil takes the optimizer's.
     ///   - dropoutKey: what the masks of this step depend on; nil derives it from seed and step.
+    /// - Returns: loss and accuracy of the batch before the update.
+    /// - Throws: ``GraftError/invalidArgument(_:)`` for sizes and labels that do not fit; ``DeviceError``.
     public func step(
         pixels: [UInt8], labels: [Int32], learningRate: Double? = nil, dropoutKey: UInt64? = nil
     ) throws -> StepMetrics {
         let size = hostModel.preprocessing.imageSize
         guard !labels.isEmpty, pixels.count == labels.count * size * size * 3 else {
             throw GraftError.invalidArgument(
-                "\(pixels.count) bytes of pixels for \(labels.count) labels, expected \(labels.count * size * size * 3)")
+                "\(pixels.count) bytes of pixels for \(labels.count) labels, expected \(labels.count * size * size * 3)"
+            )
         }
-        guard let smallest = labels.min(), let largest = labels.max(), smallest >= 0, Int(largest) < hostModel.classCount
+        guard let smallest = labels.min(), let largest = labels.max(), smallest >= 0,
+            Int(largest) < hostModel.classCount
         else {
             throw GraftError.invalidArgument(
                 "labels must be in 0 ..< \(hostModel.classCount), found \(labels.min() ?? 0) to \(labels.max() ?? 0)")
@@ -201,7 +206,9 @@ public final class Trainer {
         for index in cohorts.indices { cohorts[index].steps += 1 }
         let constants = StepConstants(
             dropoutKey: dropoutKey ?? CounterRandom(seed: seed, UInt64(stepCount), 0xD209).key,
-            cohorts: cohorts.map { optimizer.constants(learningRate: learningRate ?? optimizer.learningRate, step: $0.steps) })
+            cohorts: cohorts.map {
+                optimizer.constants(learningRate: learningRate ?? optimizer.learningRate, step: $0.steps)
+            })
         try engine.run(request, constants)
         hostIsCurrent = false
         stepCount += 1

@@ -104,7 +104,8 @@ package struct LoadReport: Sendable, Equatable {
 
     private static func fits(_ tensor: HostTensor, _ expected: ExpectedTensor) -> Bool {
         // Counters of one element were vectors before PyTorch 0.4 and load_state_dict takes them still.
-        let shapeFits = tensor.shape == expected.shape || (expected.isInteger && expected.shape.rank == 0 && tensor.shape == [1])
+        let isOldCounter = expected.isInteger && expected.shape.rank == 0 && tensor.shape == [1]
+        let shapeFits = tensor.shape == expected.shape || isOldCounter
         return shapeFits && (expected.isInteger ? tensor.int64s != nil : tensor.floats != nil)
     }
 

@@ -7,6 +7,7 @@ extension ConformanceCases {
     /// - Parameters:
     ///   - count: how many geometries; each gives up to four cases.
     ///   - seed: another seed, other geometries.
+    /// - Returns: the cases, in a fixed order.
     package static func random(count: Int, seed: UInt64) -> [ConformanceCase] {
         var cases: [ConformanceCase] = []
         for number in 0..<count {

@@ -34,12 +34,17 @@ import Testing
     }
 
     @Test func unknownNamesShowNearMatches() {
-        #expect(throws: GraftError.unknownModel("resnet-18", near: ["resnet18", "resnet101", "resnet152", "resnet34", "resnet50"])) {
+        #expect(
+            throws: GraftError.unknownModel(
+                "resnet-18", near: ["resnet18", "resnet101", "resnet152", "resnet34", "resnet50"])
+        ) {
             try Architecture.named("resnet-18")
         }
     }
 
-    @Test(arguments: [("resnet18", "fc"), ("vgg11", "classifier.6"), ("squeezenet1_1", "classifier.1"), ("resnet20_cifar", "linear")])
+    @Test(arguments: [
+        ("resnet18", "fc"), ("vgg11", "classifier.6"), ("squeezenet1_1", "classifier.1"), ("resnet20_cifar", "linear"),
+    ])
     func headsAreReplacedAndEverythingElseKept(_ name: String, head: String) throws {
         var model = try Model(name, classCount: 7, seed: 3)
         let before = model.state
@@ -58,7 +63,10 @@ import Testing
         let model = try Model("resnet18")
         let state = FormulaWeights.state(of: model, seed: 1)
         let stem = try #require(state["conv1.weight"]?.floats)
-        #expect([stem[0], stem[1], stem[2], stem[9407]] == [-0.1996212750673294, 0.09769745171070099, 0.08355973660945892, -0.13292944431304932])
+        #expect(
+            [stem[0], stem[1], stem[2], stem[9407]] == [
+                -0.1996212750673294, 0.09769745171070099, 0.08355973660945892, -0.13292944431304932,
+            ])
         #expect(state["bn1.weight"]?.floats?.first == 0.9128189086914062)
         #expect(state["bn1.running_mean"]?.floats?.first == 0.1872824877500534)
         #expect(state["bn1.running_var"]?.floats?.first == 1.3537259101867676)
@@ -69,7 +77,9 @@ import Testing
         // The runner writes counters as vectors of one element.
         let written = StateDictionary(
             state.map { name, tensor in (name, tensor.int64s == nil ? tensor : tensor.reshaped([1])) })
-        #expect(try GraftCheckpoint.digest(of: written) == "3b0908d63caa5aaaaeb3cc4b0efe06faa313fe1b7a84e627235a7aaccf181c0e")
+        #expect(
+            try GraftCheckpoint.digest(of: written)
+                == "3b0908d63caa5aaaaeb3cc4b0efe06faa313fe1b7a84e627235a7aaccf181c0e")
     }
 
     @Test func selectors() throws {

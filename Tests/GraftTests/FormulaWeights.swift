@@ -19,7 +19,9 @@ enum FormulaWeights {
             model.state.map { name, tensor in (name, self.tensor(name, tensor.shape, names, head: head, seed: seed)) })
     }
 
-    private static func tensor(_ name: String, _ shape: Shape, _ names: Set<String>, head: String, seed: UInt64) -> HostTensor {
+    private static func tensor(_ name: String, _ shape: Shape, _ names: Set<String>, head: String, seed: UInt64)
+        -> HostTensor
+    {
         let parts = name.split(separator: ".").map(String.init)
         let kind = parts.last ?? ""
         let prefix = parts.dropLast().joined(separator: ".")

@@ -40,7 +40,8 @@ private struct Trace {
     }
     var changed: [String: (norm: Double, change: Double, sample: [Double])] {
         (json["changed_tensors"] as? [String: [String: Any]] ?? [:]).compactMapValues { entry in
-            guard let norm = (entry["l2"] as? NSNumber)?.doubleValue, let change = (entry["delta_l2"] as? NSNumber)?.doubleValue,
+            guard let norm = (entry["l2"] as? NSNumber)?.doubleValue,
+                let change = (entry["delta_l2"] as? NSNumber)?.doubleValue,
                 let sample = entry["sample"] as? [NSNumber]
             else { return nil }
             return (norm, change, sample.map(\.doubleValue))
@@ -76,7 +77,8 @@ private struct Trace {
         let name = try #require(text("data"))
         let folder = try SharedData.path("data/\(name)")
         guard let list = text("list") else { return try ImageDataset(folder: folder, limit: integer("limit")) }
-        return try ImageDataset(folder: folder, list: SharedData.path("reference/lists/\(list)"), limit: integer("limit"))
+        return try ImageDataset(
+            folder: folder, list: SharedData.path("reference/lists/\(list)"), limit: integer("limit"))
     }
 
     func schedule(_ key: String) -> [(Int, String)] {
@@ -117,7 +119,8 @@ struct ParityTests {
         let statistics = try #require(FrozenStatistics(rawValue: trace.text("frozen-statistics") ?? ""))
         let trainer = try Trainer(
             model,
-            optimizer: .sgd(learningRate: try #require(trace.real("lr")), momentum: try #require(trace.real("momentum"))),
+            optimizer: .sgd(
+                learningRate: try #require(trace.real("lr")), momentum: try #require(trace.real("momentum"))),
             device: Device(device), frozenStatistics: statistics, dropout: false)
         var options = FitOptions()
         options.batchSize = try #require(trace.integer("batch-size"))
@@ -139,13 +142,15 @@ struct ParityTests {
                 "\(name) on \(device), step \(record.step): loss \(record.loss), PyTorch \(wanted)")
             if let norms = wantedGradients[record.step] {
                 let gradients = try trainer.gradients()
-                #expect(Set(gradients.keys) == Set(norms.keys), "\(name): trained tensors differ at step \(record.step)")
+                #expect(
+                    Set(gradients.keys) == Set(norms.keys), "\(name): trained tensors differ at step \(record.step)")
                 let floor = 1e-5 * (norms.values.max() ?? 0)
                 for (tensor, wantedNorm) in norms {
                     let found = norm(gradients[tensor]?.floats ?? [])
                     #expect(
                         abs(found - wantedNorm) <= changeTolerance * max(wantedNorm, floor),
-                        "\(name) on \(device), step \(record.step): gradient norm of \(tensor) \(found), PyTorch \(wantedNorm)")
+                        "\(name) on \(device), step \(record.step): gradient norm of \(tensor) \(found), PyTorch \(wantedNorm)"
+                    )
                 }
             }
             count += 1
@@ -212,11 +217,13 @@ struct ParityTests {
         try model.replaceState(FormulaWeights.state(of: model, seed: 1))
         model.preprocessing = try ImagePreprocessing(imageSize: 64, resize: nil)
         let layers = [
-            "layer1.0.relu", "layer1.1.bn2", "layer2", "layer3.0.downsample.0", "layer3.0.add", "layer4.1.relu_1", "avgpool",
+            "layer1.0.relu", "layer1.1.bn2", "layer2", "layer3.0.downsample.0", "layer3.0.add", "layer4.1.relu_1",
+            "avgpool",
             "flatten", "fc:input", "logits",
         ]
         let data = try ImageDataset(
-            folder: SharedData.path("data/hymenoptera64_png"), list: SharedData.path("reference/lists/hymenoptera64_png.txt"),
+            folder: SharedData.path("data/hymenoptera64_png"),
+            list: SharedData.path("reference/lists/hymenoptera64_png.txt"),
             limit: 2)
         let extractor = try FeatureExtractor(model, layers: layers, device: Device(device))
         let batches = BatchLoader(dataset: data, order: [0, 1], preprocessing: model.preprocessing)

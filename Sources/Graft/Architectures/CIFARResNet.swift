@@ -29,12 +29,14 @@ extension Architecture {
                         .convolution(ConvolutionLayer(channels, width, kernel: 3, stride: stride, padding: 1)), x)
                     x = graph.add("\(path).bn1", .batchNormalization(channels: width), x)
                     x = graph.add("\(path).relu", .relu, x)
-                    x = graph.add("\(path).conv2", .convolution(ConvolutionLayer(width, width, kernel: 3, padding: 1)), x)
+                    x = graph.add(
+                        "\(path).conv2", .convolution(ConvolutionLayer(width, width, kernel: 3, padding: 1)), x)
                     x = graph.add("\(path).bn2", .batchNormalization(channels: width), x)
                     var shortcut = input
                     if stride != 1 || channels != width {
                         shortcut = graph.add(
-                            "\(path).shortcut", .subsampleAndPad(stride: stride, before: width / 4, after: width / 4), input)
+                            "\(path).shortcut", .subsampleAndPad(stride: stride, before: width / 4, after: width / 4),
+                            input)
                     }
                     x = graph.add("\(path).add", .add, x, shortcut)
                     x = graph.add("\(path).relu", .relu, x)

@@ -60,7 +60,8 @@ extension Architecture {
     }
 
     private static func addBlock(
-        _ graph: inout Graph, _ path: String, _ block: ResidualBlock, input: Int, channels: Int, planes: Int, stride: Int
+        _ graph: inout Graph, _ path: String, _ block: ResidualBlock, input: Int, channels: Int, planes: Int,
+        stride: Int
     ) -> Int {
         let output = planes * block.expansion
         var x = input
@@ -84,7 +85,8 @@ extension Architecture {
         var shortcut = input
         if stride != 1 || channels != output {
             shortcut = graph.add(
-                "\(path).downsample.0", .convolution(ConvolutionLayer(channels, output, kernel: 1, stride: stride)), input)
+                "\(path).downsample.0", .convolution(ConvolutionLayer(channels, output, kernel: 1, stride: stride)),
+                input)
             shortcut = graph.add("\(path).downsample.1", .batchNormalization(channels: output), shortcut)
         }
         x = graph.add("\(path).add", .add, x, shortcut)

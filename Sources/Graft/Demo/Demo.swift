@@ -36,7 +36,9 @@ public enum Demo {
 
     /// The embedded network with its ten classes.
     public static func model() throws -> Model {
-        try Model(checkpoint: CheckpointReader.load(bytes: EmbeddedWeights.bytes, name: "embedded demo weights"), name: architecture, path: "embedded demo weights")
+        try Model(
+            checkpoint: CheckpointReader.load(bytes: EmbeddedWeights.bytes, name: "embedded demo weights"),
+            name: architecture, path: "embedded demo weights")
     }
 
     /// Labelled pictures: `training` ones have other indices than the rest.
@@ -59,6 +61,8 @@ public enum Demo {
     /// - Parameters:
     ///   - device: where to compute.
     ///   - report: gets one line of text at a time.
+    /// - Returns: the accuracies, the device and the time.
+    /// - Throws: ``DeviceError`` when the device cannot be used.
     public static func run(device: Device = .auto, report: (String) -> Void = { _ in }) throws -> Result {
         let start = Date()
         let pretrained = try model()
@@ -67,20 +71,26 @@ public enum Demo {
         let own = pictures(DemoPictures.pretrainingKinds, count: 50, training: false)
         let classifier = try FeatureExtractor(pretrained, layers: ["logits"], device: device, batchSizes: [50])
         let notes = classifier.deviceNotes
-        report("device: \(classifier.deviceDescription.name) (\(classifier.deviceDescription.selector)), \(notes.reason)")
+        report(
+            "device: \(classifier.deviceDescription.name) (\(classifier.deviceDescription.selector)), \(notes.reason)")
         if let warning = notes.warning { report("warning: \(warning)") }
         var evaluation = Evaluation(classNames: own.classes)
         try forEachBatch(own, pretrained) { batch in
-            guard let logits = try classifier.features(ofPixels: batch.pixels, count: batch.labels.count)["logits"] else { return }
+            guard let logits = try classifier.features(ofPixels: batch.pixels, count: batch.labels.count)["logits"]
+            else { return }
             try evaluation.add(logits: logits, labels: batch.labels)
         }
         let parameterCount = pretrained.architecture.parameterCount(classCount: pretrained.classCount)
-        report("embedded network: \(architecture), \(parameterCount) parameters, trained on \(own.classes.joined(separator: ", "))")
+        report(
+            "embedded network: \(architecture), \(parameterCount) parameters, trained on \(own.classes.joined(separator: ", "))"
+        )
         report("  on \(own.count) unseen pictures of these classes     \(percent(evaluation.top1))")
 
         let training = pictures(DemoPictures.graftedKinds, count: 40, training: true)
         let held = pictures(DemoPictures.graftedKinds, count: 100, training: false)
-        report("other classes: \(training.classes.joined(separator: ", ")); \(training.count) pictures to learn from, \(held.count) unseen ones to test")
+        report(
+            "other classes: \(training.classes.joined(separator: ", ")); \(training.count) pictures to learn from, \(held.count) unseen ones to test"
+        )
 
         report("recipe 1, feature extraction (frozen network, avgpool, 64 numbers a picture):")
         let extractor = try FeatureExtractor(pretrained, layers: ["avgpool"], device: device, batchSizes: [50])
@@ -97,7 +107,8 @@ public enum Demo {
         report("  5 nearest neighbours in raw pixels              \(percent(pixelAccuracy))")
         report("  5 nearest neighbours in the network's features  \(percent(featureAccuracy))")
 
-        report("recipe 2, partial fine-tuning (new head for \(training.classes.count) classes; layer3 joins at epoch 10):")
+        report(
+            "recipe 2, partial fine-tuning (new head for \(training.classes.count) classes; layer3 joins at epoch 10):")
         var grafted = pretrained
         grafted.freeze()
         try grafted.replaceHead(classCount: training.classes.count, seed: seed)
@@ -171,7 +182,9 @@ public enum Demo {
         while let batch = try batches.next() { try body(batch) }
     }
 
-    private static func features(_ data: ImageDataset, _ model: Model, _ extractor: FeatureExtractor) throws -> HostTensor {
+    private static func features(_ data: ImageDataset, _ model: Model, _ extractor: FeatureExtractor) throws
+        -> HostTensor
+    {
         var rows: [Float] = []
         try forEachBatch(data, model) { batch in
             rows += try extractor.features(ofPixels: batch.pixels, count: batch.count)["avgpool"]?.floats ?? []

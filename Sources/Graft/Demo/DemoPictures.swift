@@ -32,7 +32,9 @@ public enum DemoPictures {
     public static func draw(_ kind: Kind, index: Int, seed: UInt64) -> [UInt8] {
         let number = Kind.allCases.firstIndex(of: kind) ?? 0
         let random = CounterRandom(seed: seed, UInt64(number), UInt64(index), 0xD3A0)
-        func uniform(_ counter: Int, _ low: Double, _ high: Double) -> Double { low + (high - low) * random.uniform(counter) }
+        func uniform(_ counter: Int, _ low: Double, _ high: Double) -> Double {
+            low + (high - low) * random.uniform(counter)
+        }
 
         let background = (0..<3).map { uniform($0, 0.05, 0.95) }
         var foreground = (0..<3).map { uniform(3 + $0, 0.05, 0.95) }
@@ -74,7 +76,8 @@ public enum DemoPictures {
                 for channel in 0..<3 {
                     let position = (y * imageSize + x) * 3 + channel
                     let grain = noise * (2 * random.uniform(100 + position) - 1)
-                    let value = background[channel] + coverage * (foreground[channel] - background[channel]) + light + grain
+                    let value =
+                        background[channel] + coverage * (foreground[channel] - background[channel]) + light + grain
                     pixels[position] = UInt8((min(max(value, 0), 1) * 255).rounded())
                 }
             }
