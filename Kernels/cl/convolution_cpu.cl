@@ -7,7 +7,7 @@
 //   ih = i*strideHeight + offsetHeight + r*stepHeight,  iw = j*strideWidth + offsetWidth + s*stepWidth;
 // taps outside of x count as zero. A step may be negative and an offset have any sign, so that the gradient of the input
 // is the same kernel over dy with transposed weights: once for stride 1, else once for each class of input pixels that
-// see the same taps, whose results are stored outputStride apart (SCATTER).
+// see the same taps, whose results are stored outputStride apart.
 //
 // One work-item is a worker: it takes the items gid, gid + workers, ... An item is a band of bandTiles*MR output pixels
 // times kbPerItem blocks of 32 output channels. The band's input is gathered into the worker's slab of scratch as
@@ -20,9 +20,7 @@
 //   DIRECT        0, 1     no gather. Default 0.
 //   DENSE         0...4    channels of an input of at most 4 channels; 0: all 16 lanes. Default 0.
 //   DENSE_STRIDE  >= R*S*DENSE + 4 floats per gathered pixel with DENSE.
-//   SCATTER       0, 1     output pixels are not contiguous. Default 0.
-//   BIAS, RESIDUAL, RELU  0, 1   the epilogue, in this order. Default 0.
-//   MASK          0, 1     K is no multiple of 16: lanes behind it are stored as zero whatever the input. Default 0.
+// What else differs between convolutions is an argument, so that a network needs few programs.
 
 #ifndef MR
 #define MR 14
@@ -36,22 +34,6 @@
 #ifndef DENSE_STRIDE
 #define DENSE_STRIDE 160
 #endif
-#ifndef SCATTER
-#define SCATTER 0
-#endif
-#ifndef BIAS
-#define BIAS 0
-#endif
-#ifndef RESIDUAL
-#define RESIDUAL 0
-#endif
-#ifndef RELU
-#define RELU 0
-#endif
-#ifndef MASK
-#define MASK 0
-#endif
-
 #define EACH_1(X) X(0)
 #define EACH_2(X) EACH_1(X) X(1)
 #define EACH_3(X) EACH_2(X) X(2)
@@ -73,49 +55,49 @@
 #define INLINE static inline __attribute__((always_inline))
 #define GLOBAL_IN const __global float *restrict
 
+// What is applied to the sums, in this order; MASKED: K is no multiple of 16, and lanes behind it are stored as zero
+// whatever the input.
+#define BIASED 1
+#define RESIDUAL 2
+#define RECTIFIED 4
+#define MASKED 8
+
 // Where a tile's results go, and what is added to them.
 typedef struct {
+    GLOBAL_IN bias;
     GLOBAL_IN residual;
     __global float *y;
-    // Output pixel of each of the tile's pixels (SCATTER), else the first one.
-    const __global int *table;
+#if DIRECT
+    // Output pixel of the tile's first.
     size_t first;
+#else
+    // Output pixel of each of the tile's pixels.
+    const __global int *table;
+#endif
     // Pixels low ..< high of the tile are stored.
     int low, high;
     // Floats between the output's channel blocks.
     size_t blockStride;
     // Output channels that exist from this block of 16 on, at least 1.
     int channels;
+    int epilogue;
 } Target;
 
-INLINE void store_vector(const Target target, int p, int second, float16 value) {
-#if SCATTER
-    const size_t at = (size_t)target.table[p] * 16 + second * target.blockStride;
+#if DIRECT
+#define PLACE(p) ((target.first + (p)) * 16)
 #else
-    const size_t at = (target.first + p) * 16 + second * target.blockStride;
+#define PLACE(p) ((size_t)target.table[p] * 16)
 #endif
-#if RESIDUAL
-    value += vload16(0, target.residual + at);
-#endif
-#if RELU
-    value = value < 0.0f ? (float16)(0.0f) : value;
-#endif
-#if MASK
-    const int16 lane = (int16)(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-    value = lane + 16 * second < target.channels ? value : (float16)(0.0f);
-#endif
-    vstore16(value, 0, target.y + at);
-}
+#define ZERO ((float16)(0.0f))
+#define LANES ((int16)(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15))
 
 // One register tile: MR pixels times 32 channels, or 16 with narrow. a: the tile's input, aStep floats between its
 // reduction blocks; w: the block's weights.
 INLINE void tile(const int narrow, const __global float *a, size_t aStep, GLOBAL_IN w, int reductionBlocks,
-                 GLOBAL_IN bias, const Target target) {
-#if BIAS
-    const float16 start0 = vload16(0, bias), start1 = narrow ? (float16)(0.0f) : vload16(1, bias);
-#else
-    const float16 start0 = (float16)(0.0f), start1 = start0;
-#endif
+                 const Target target) {
+    const int biased = target.epilogue & BIASED;
+    const float16 start0 = biased ? vload16(0, target.bias) : ZERO;
+    const float16 start1 = biased && !narrow ? vload16(1, target.bias) : ZERO;
 #define DECLARE(p) float16 left##p = start0, right##p = start1;
     EACH_PIXEL(DECLARE)
 #undef DECLARE
@@ -146,20 +128,51 @@ INLINE void tile(const int narrow, const __global float *a, size_t aStep, GLOBAL
         }
     }
 #undef MULTIPLY_ADD
+    const int16 exists0 = LANES < target.channels, exists1 = LANES + 16 < target.channels;
     if (target.low == 0 && target.high == MR) {
-#define STORE(p)                                  \
-    store_vector(target, p, 0, left##p);          \
-    if (!narrow) store_vector(target, p, 1, right##p);
+        // A test for all pixels, not one for each.
+        if (target.epilogue & RESIDUAL) {
+#define ADD(p)                                                                       \
+    left##p += vload16(0, target.residual + PLACE(p));                               \
+    if (!narrow) right##p += vload16(0, target.residual + PLACE(p) + target.blockStride);
+            EACH_PIXEL(ADD)
+#undef ADD
+        }
+        if (target.epilogue & RECTIFIED) {
+#define RECTIFY(p)                              \
+    left##p = left##p < 0.0f ? ZERO : left##p;  \
+    if (!narrow) right##p = right##p < 0.0f ? ZERO : right##p;
+            EACH_PIXEL(RECTIFY)
+#undef RECTIFY
+        }
+        if (target.epilogue & MASKED) {
+#define MASK(p)                          \
+    left##p = exists0 ? left##p : ZERO;  \
+    if (!narrow) right##p = exists1 ? right##p : ZERO;
+            EACH_PIXEL(MASK)
+#undef MASK
+        }
+#define STORE(p)                               \
+    vstore16(left##p, 0, target.y + PLACE(p)); \
+    if (!narrow) vstore16(right##p, 0, target.y + PLACE(p) + target.blockStride);
         EACH_PIXEL(STORE)
 #undef STORE
     } else {
-#define STORE(p)                                             \
-    if ((p) >= target.low && (p) < target.high) {            \
-        store_vector(target, p, 0, left##p);                 \
-        if (!narrow) store_vector(target, p, 1, right##p);     \
-    }
-        EACH_PIXEL(STORE)
-#undef STORE
+        float16 values[MR * 2];
+#define KEEP(p)               \
+    values[2 * (p)] = left##p; \
+    values[2 * (p) + 1] = right##p;
+        EACH_PIXEL(KEEP)
+#undef KEEP
+        for (int p = target.low; p < target.high; ++p)
+            for (int side = 0; side < (narrow ? 1 : 2); ++side) {
+                const size_t at = PLACE(p) + side * target.blockStride;
+                float16 value = values[2 * p + side];
+                if (target.epilogue & RESIDUAL) value += vload16(0, target.residual + at);
+                if (target.epilogue & RECTIFIED) value = value < 0.0f ? ZERO : value;
+                value = (side ? exists1 : exists0) ? value : ZERO;
+                vstore16(value, 0, target.y + at);
+            }
     }
 }
 
@@ -169,7 +182,7 @@ INLINE int first_input_block(int kb, int inputBlocks, int blocksPerOutput, int o
 }
 
 #if !DIRECT
-// Gathers the input of one tile, and writes its output pixels to the table (SCATTER).
+// Gathers the input of one tile, and writes its output pixels to the table.
 INLINE void gather(GLOBAL_IN x, __global float *restrict to, __global int *restrict table, int m0, int pixelCount,
                    int firstBlock, int blocks, int inputPixels, int height, int width, int gridHeight, int gridWidth,
                    int strideHeight, int strideWidth, int offsetHeight, int offsetWidth, int stepHeight, int stepWidth,
@@ -181,31 +194,43 @@ INLINE void gather(GLOBAL_IN x, __global float *restrict to, __global int *restr
     for (int p = 0; p < MR; ++p) {
         const int exists = m0 + p < pixelCount;
         const int ih0 = i * strideHeight + offsetHeight, iw0 = j * strideWidth + offsetWidth;
-#if SCATTER
         table[p] = exists ? (n * outputHeight + i * outputStrideHeight + outputOffsetHeight) * outputWidth +
                                 j * outputStrideWidth + outputOffsetWidth
                           : 0;
-#endif
+        const int ih1 = ih0 + (rows - 1) * stepHeight, iw1 = iw0 + (columns - 1) * stepWidth;
+        const int isInterior = exists && min(ih0, ih1) >= 0 && max(ih0, ih1) < height && min(iw0, iw1) >= 0 &&
+                               max(iw0, iw1) < width;
+        const ptrdiff_t rowStep = (ptrdiff_t)stepHeight * width * 16, columnStep = (ptrdiff_t)stepWidth * 16;
         for (int b = 0; b < blocks; ++b) {
-            const __global float *image =
-                x + ((size_t)(firstBlock + b) * inputPixels + (size_t)n * height * width) * 16;
-            for (int r = 0; r < rows; ++r) {
-                const int ih = ih0 + r * stepHeight;
-                const int rowExists = exists && ih >= 0 && ih < height;
-                for (int s = 0; s < columns; ++s) {
-                    const int iw = iw0 + s * stepWidth;
-                    const int inside = rowExists && iw >= 0 && iw < width;
-                    const __global float *from = image + ((ptrdiff_t)ih * width + iw) * 16;
+            const __global float *row = x + ((size_t)(firstBlock + b) * inputPixels + (size_t)n * height * width) * 16 +
+                                        ((ptrdiff_t)ih0 * width + iw0) * 16;
 #if DENSE
-                    // Four floats are written, the next tap overwrites those too many.
-                    const float4 value = inside ? vload4(0, from) : (float4)(0.0f);
-                    vstore4(value, 0, to + (size_t)p * DENSE_STRIDE + (r * columns + s) * DENSE);
+            // Four floats are written, the next tap overwrites those too many.
+            __global float *at = to + (size_t)p * DENSE_STRIDE;
+            const size_t atStep = DENSE;
+#define COPY(condition) vstore4(condition ? vload4(0, from) : (float4)(0.0f), 0, at)
 #else
-                    const float16 value = inside ? vload16(0, from) : (float16)(0.0f);
-                    vstore16(value, 0, to + ((size_t)((r * columns + s) * blocks + b) * MR + p) * 16);
+            __global float *at = to + ((size_t)b * MR + p) * 16;
+            const size_t atStep = (size_t)blocks * MR * 16;
+#define COPY(condition) vstore16(condition ? vload16(0, from) : (float16)(0.0f), 0, at)
 #endif
+            if (isInterior) {
+                for (int r = 0; r < rows; ++r, row += rowStep) {
+                    const __global float *from = row;
+                    for (int s = 0; s < columns; ++s, from += columnStep, at += atStep) COPY(1);
+                }
+            } else {
+                for (int r = 0; r < rows; ++r, row += rowStep) {
+                    const int ih = ih0 + r * stepHeight;
+                    const int rowExists = exists && ih >= 0 && ih < height;
+                    const __global float *from = row;
+                    for (int s = 0; s < columns; ++s, from += columnStep, at += atStep) {
+                        const int iw = iw0 + s * stepWidth;
+                        COPY((rowExists && iw >= 0 && iw < width));
+                    }
                 }
             }
+#undef COPY
         }
         if (++j == gridWidth) {
             j = 0;
@@ -218,38 +243,24 @@ INLINE void gather(GLOBAL_IN x, __global float *restrict to, __global int *restr
 }
 #endif
 
-// pixelCount: pixels of the output grid, all images. inputPixels, outputPixels: N*H*W of x and of y.
+// biases, residual: any buffer where the epilogue has none. pixelCount: pixels of the output grid, all images. inputPixels, outputPixels: N*H*W of x and of y.
 __attribute__((reqd_work_group_size(1, 1, 1))) __attribute__((vec_type_hint(float16)))
-kernel void convolution(GLOBAL_IN x, GLOBAL_IN w,
-#if BIAS
-                        GLOBAL_IN biases,
-#endif
-#if RESIDUAL
-                        GLOBAL_IN residual,
-#endif
-                        __global float *restrict y,
+kernel void convolution(GLOBAL_IN x, GLOBAL_IN w, GLOBAL_IN biases, GLOBAL_IN residual, __global float *restrict y,
 #if !DIRECT
                         __global float *restrict scratch, int slabFloats, int height, int width, int gridHeight,
                         int gridWidth, int strideHeight, int strideWidth, int offsetHeight, int offsetWidth,
-                        int stepHeight, int stepWidth, int rows, int columns,
+                        int stepHeight, int stepWidth, int rows, int columns, int outputHeight, int outputWidth,
+                        int outputStrideHeight, int outputStrideWidth, int outputOffsetHeight, int outputOffsetWidth,
 #endif
-#if SCATTER
-                        int outputHeight, int outputWidth, int outputStrideHeight, int outputStrideWidth,
-                        int outputOffsetHeight, int outputOffsetWidth,
-#endif
-                        int pixelCount, int inputPixels, int outputPixels, int outputChannels, int inputBlocks,
-                        int blocksPerOutput, int outputsPerGroup, int inputsPerGroup, int taps, int itemCount,
-                        int bandCount, int bandTiles, int kbCount, int kbPerItem) {
-#if !SCATTER
-    const int outputHeight = 0, outputWidth = 0, outputStrideHeight = 0, outputStrideWidth = 0,
-              outputOffsetHeight = 0, outputOffsetWidth = 0;
-#endif
+                        int epilogue, int pixelCount, int inputPixels, int outputPixels, int outputChannels,
+                        int inputBlocks, int blocksPerOutput, int outputsPerGroup, int inputsPerGroup, int taps,
+                        int itemCount, int bandCount, int bandTiles, int kbCount, int kbPerItem) {
     const int reductionBlocks = taps * blocksPerOutput;
     const int tileCount = (pixelCount + MR - 1) / MR;
 #if !DIRECT
     // A slab begins with the table of output pixels.
     __global int *table = (__global int *)(scratch + (size_t)get_global_id(0) * slabFloats);
-    __global float *slab = (__global float *)table + (SCATTER ? (bandTiles * MR + 15) / 16 * 16 : 0);
+    __global float *slab = (__global float *)table + (bandTiles * MR + 15) / 16 * 16;
 #if DENSE
     const size_t tileFloats = MR * DENSE_STRIDE;
 #else
@@ -272,11 +283,6 @@ kernel void convolution(GLOBAL_IN x, GLOBAL_IN w,
 #endif
         for (int kb = kbFirst; kb < kbEnd; ++kb) {
             GLOBAL_IN weights = w + (size_t)kb * reductionBlocks * 512;
-#if BIAS
-            GLOBAL_IN bias = biases + kb * 32;
-#else
-            GLOBAL_IN bias = w;
-#endif
             const int channels = outputChannels - kb * 32;
 #if DIRECT
             firstBlock = first_input_block(kb, inputBlocks, blocksPerOutput, outputsPerGroup, inputsPerGroup);
@@ -285,11 +291,10 @@ kernel void convolution(GLOBAL_IN x, GLOBAL_IN w,
                 Target target;
                 const size_t blockOffset = (size_t)kb * 2 * outputPixels * 16;
                 target.y = y + blockOffset;
-#if RESIDUAL
+                // Read only where the epilogue says so.
                 target.residual = residual + blockOffset;
-#else
-                target.residual = 0;
-#endif
+                target.bias = biases + kb * 32;
+                target.epilogue = epilogue;
                 target.blockStride = (size_t)outputPixels * 16;
                 target.channels = channels;
 #if DIRECT
@@ -298,11 +303,9 @@ kernel void convolution(GLOBAL_IN x, GLOBAL_IN w,
                 target.first = first;
                 target.low = t * MR - first;
                 target.high = MR;
-                target.table = 0;
                 const __global float *a = x + ((size_t)firstBlock * inputPixels + first) * 16;
                 const size_t aStep = (size_t)inputPixels * 16;
 #else
-                target.first = t * MR;
                 target.low = 0;
                 target.high = min(MR, pixelCount - t * MR);
                 target.table = table + (t - tileFirst) * MR;
@@ -310,9 +313,9 @@ kernel void convolution(GLOBAL_IN x, GLOBAL_IN w,
                 const size_t aStep = MR * 16;
 #endif
                 if (channels > 16)
-                    tile(0, a, aStep, weights, reductionBlocks, bias, target);
+                    tile(0, a, aStep, weights, reductionBlocks, target);
                 else
-                    tile(1, a, aStep, weights, reductionBlocks, bias, target);
+                    tile(1, a, aStep, weights, reductionBlocks, target);
             }
         }
     }

@@ -65,19 +65,22 @@
             return plan
         }
 
-        /// Pixels per register tile: 14, or for few pixels what wastes least; a tile costs about one pixel more than it has.
+        /// Pixels per register tile: 14, or for few pixels what wastes least; a tile costs about one pixel more than it
+        /// has. Few sizes, since each is a program.
         private func tilePixels(_ pixelCount: Int) -> Int {
-            if pixelCount <= 14 { return max(pixelCount, 1) }
             if pixelCount >= 14 * 32 { return 14 }
-            var best = 14
-            for candidate in stride(from: 13, through: 8, by: -1)
-            where ceilDivide(pixelCount, candidate) * (candidate + 1) < ceilDivide(pixelCount, best) * (best + 1) {
+            var best = 1
+            // A tile is no larger than the plane: without a gather it reads the input itself.
+            for candidate in [2, 4, 7, 8, 10, 12, 13, 14]
+            where candidate <= pixelCount
+                && ceilDivide(pixelCount, candidate) * (candidate + 1) <= ceilDivide(pixelCount, best) * (best + 1)
+            {
                 best = candidate
             }
             return best
         }
 
-        /// `operands`: x, w, [bias], [residual], y.
+        /// `operands`: x, w, [bias], [residual], y; an absent one is replaced by w, which is not read in its place.
         private func append(
             _ convolution: UniversalConvolution, _ operands: [KernelArgument], to plan: inout LaunchPlan
         ) {
@@ -114,15 +117,13 @@
             define("DIRECT", isDirect ? 1 : 0)
             define("DENSE", dense)
             define("DENSE_STRIDE", dense > 0 ? denseStride : 0)
-            define("SCATTER", convolution.scatter == nil ? 0 : 1)
-            define("BIAS", convolution.epilogue.bias ? 1 : 0)
-            define("RESIDUAL", convolution.epilogue.residual ? 1 : 0)
-            define("RELU", convolution.epilogue.relu ? 1 : 0)
-            define("MASK", convolution.output.channels % 16 == 0 ? 0 : 1)
 
-            var arguments = operands
+            var arguments = Array(operands.prefix(2))
+            arguments.append(convolution.epilogue.bias ? operands[2] : operands[1])
+            arguments.append(convolution.epilogue.residual ? operands[operands.count - 2] : operands[1])
+            arguments += operands.suffix(1)
             if !isDirect {
-                let table = convolution.scatter == nil ? 0 : (bandTiles * tile + 15) / 16 * 16
+                let table = (bandTiles * tile + 15) / 16 * 16
                 let slab = (table + bandTiles * tileFloats + 127) / 128 * 128
                 arguments.append(plan.takeWorkspace(floats: workers * slab))
                 arguments += integers(
@@ -130,12 +131,16 @@
                     convolution.gridWidth, convolution.strideHeight, convolution.strideWidth, convolution.offsetHeight,
                     convolution.offsetWidth, convolution.stepHeight, convolution.stepWidth, convolution.rows,
                     convolution.columns)
-            }
-            if let scatter = convolution.scatter {
+                let scatter = convolution.scatter ?? (1, 1, 0, 0)
                 arguments += integers(
                     convolution.output.height, convolution.output.width, scatter.strideHeight, scatter.strideWidth,
                     scatter.offsetHeight, scatter.offsetWidth)
             }
+            // The bits of the kernel file.
+            let epilogue =
+                (convolution.epilogue.bias ? 1 : 0) | (convolution.epilogue.residual ? 2 : 0)
+                | (convolution.epilogue.relu ? 4 : 0) | (convolution.output.channels % 16 == 0 ? 0 : 8)
+            arguments += integers(epilogue)
             arguments += integers(
                 pixels, convolution.input.batch * convolution.input.pixelCount,
                 convolution.output.batch * convolution.output.pixelCount, convolution.output.channels,
