@@ -5,7 +5,7 @@
 // Every convolution is a product of matrices: with m = (n*gridHeight + i)*gridWidth + j a pixel of the output grid,
 //   y[k][m] = bias[k] + residual[k][m] + sum over r, s, c of w[k][c][r][s] * x[c][n][ih][iw]
 //   ih = i*strideHeight + offsetHeight + r*stepHeight,  iw = j*strideWidth + offsetWidth + s*stepWidth;
-// taps outside of x count as zero. A step may be negative and an offset have any sign, so that the gradient of the input
+// taps outside of x count as zero. A step may be negative and an offset have any sign, so that the input's gradient
 // is the same kernel over dy with transposed weights: once for stride 1, else once for each class of input pixels that
 // see the same taps, whose results are stored outputStride apart.
 //
@@ -19,7 +19,7 @@
 //   MR            1...14   pixels per register tile; 2*MR accumulators of 16 floats. Default 14.
 //   DIRECT        0, 1     no gather. Default 0.
 //   DENSE         0...4    channels of an input of at most 4 channels; 0: all 16 lanes. Default 0.
-//   DENSE_STRIDE  >= R*S*DENSE + 4 floats per gathered pixel with DENSE.
+//   DENSE_STRIDE  >= R*S*DENSE + 4 - DENSE: floats per gathered pixel with DENSE. Default 160.
 // What else differs between convolutions is an argument, so that a network needs few programs.
 
 #ifndef MR
@@ -34,6 +34,7 @@
 #ifndef DENSE_STRIDE
 #define DENSE_STRIDE 160
 #endif
+
 #define EACH_1(X) X(0)
 #define EACH_2(X) EACH_1(X) X(1)
 #define EACH_3(X) EACH_2(X) X(2)
@@ -53,6 +54,7 @@
 #define EACH_PIXEL(X) EACH_COUNT(MR, X)
 
 #define INLINE static inline __attribute__((always_inline))
+// Of kernels only: inlined helpers with restrict need an LLVM intrinsic that Oclgrind does not know.
 #define GLOBAL_IN const __global float *restrict
 
 // What is applied to the sums, in this order; MASKED: K is no multiple of 16, and lanes behind it are stored as zero
@@ -64,8 +66,8 @@
 
 // Where a tile's results go, and what is added to them.
 typedef struct {
-    GLOBAL_IN bias;
-    GLOBAL_IN residual;
+    const __global float *bias;
+    const __global float *residual;
     __global float *y;
 #if DIRECT
     // Output pixel of the tile's first.
@@ -93,7 +95,7 @@ typedef struct {
 
 // One register tile: MR pixels times 32 channels, or 16 with narrow. a: the tile's input, aStep floats between its
 // reduction blocks; w: the block's weights.
-INLINE void tile(const int narrow, const __global float *a, size_t aStep, GLOBAL_IN w, int reductionBlocks,
+INLINE void tile(const int narrow, const __global float *a, size_t aStep, const __global float *w, int reductionBlocks,
                  const Target target) {
     const int biased = target.epilogue & BIASED;
     const float16 start0 = biased ? vload16(0, target.bias) : ZERO;
@@ -183,7 +185,7 @@ INLINE int first_input_block(int kb, int inputBlocks, int blocksPerOutput, int o
 
 #if !DIRECT
 // Gathers the input of one tile, and writes its output pixels to the table.
-INLINE void gather(GLOBAL_IN x, __global float *restrict to, __global int *restrict table, int m0, int pixelCount,
+INLINE void gather(const __global float *x, __global float *to, __global int *table, int m0, int pixelCount,
                    int firstBlock, int blocks, int inputPixels, int height, int width, int gridHeight, int gridWidth,
                    int strideHeight, int strideWidth, int offsetHeight, int offsetWidth, int stepHeight, int stepWidth,
                    int rows, int columns, int outputHeight, int outputWidth, int outputStrideHeight,
@@ -243,7 +245,8 @@ INLINE void gather(GLOBAL_IN x, __global float *restrict to, __global int *restr
 }
 #endif
 
-// biases, residual: any buffer where the epilogue has none. pixelCount: pixels of the output grid, all images. inputPixels, outputPixels: N*H*W of x and of y.
+// biases, residual: any buffer where the epilogue has none.
+// pixelCount: pixels of the output grid, all images. inputPixels, outputPixels: N*H*W of x and of y.
 __attribute__((reqd_work_group_size(1, 1, 1))) __attribute__((vec_type_hint(float16)))
 kernel void convolution(GLOBAL_IN x, GLOBAL_IN w, GLOBAL_IN biases, GLOBAL_IN residual, __global float *restrict y,
 #if !DIRECT
@@ -321,9 +324,9 @@ kernel void convolution(GLOBAL_IN x, GLOBAL_IN w, GLOBAL_IN biases, GLOBAL_IN re
     }
 }
 
-// Weights for the gradient of the input: to[cb][tap][B'][16 of k][32 of c] = w[k][c][r][s], transposed between input and
-// output, for the taps r = rowFirst + rowStep*r', s = columnFirst + columnStep*s' with r' < rows, s' < columns; zero
-// between groups and outside of the channels. Work-item (B' index + blocks' * tap, cb) writes 16 rows of 32.
+// Weights for the gradient of the input: to[cb][tap][B'][16 of k][32 of c] = w[k][c][r][s], transposed between input
+// and output, for the taps r = rowFirst + rowStep*r', s = columnFirst + columnStep*s' with r' < rows, s' < columns;
+// zero between groups and outside of the channels. Work-item (B' index + blocks' * tap, cb) writes 16 rows of 32.
 __attribute__((reqd_work_group_size(1, 1, 1)))
 kernel void transpose_weights(GLOBAL_IN w, __global float *restrict to, int outputChannels, int inputChannels,
                               int groups, int kernelHeight, int kernelWidth, int blocksPerOutput,
@@ -373,9 +376,9 @@ kernel void transpose_weights(GLOBAL_IN w, __global float *restrict to, int outp
         const int k = k0 + lane, kb = k / 32;
         const int firstInput = 16 * first_input_block(kb, (inputChannels + 15) / 16, blocksPerOutput, outputsPerGroup,
                                                       inputsPerGroup);
-        const __global float *from =
-            w + ((ptrdiff_t)(kb * kernelHeight * kernelWidth + position) * blocksPerOutput * 16 + cb * 32 - firstInput) * 32 +
-            k % 32;
+        const ptrdiff_t row =
+            (ptrdiff_t)(kb * kernelHeight * kernelWidth + position) * blocksPerOutput * 16 + cb * 32 - firstInput;
+        const __global float *from = w + row * 32 + k % 32;
         // Channels of k's group; none for a k that does not exist.
         const int channelFirst = k < outputChannels ? k / outputsPerGroup * inputsPerGroup : 0;
         const int channelEnd = k < outputChannels ? channelFirst + inputsPerGroup : 0;

@@ -30,10 +30,11 @@
 //                        local memory: 8 * BK * (BM + BN + 8) bytes <= 32 KiB
 //   FLUSH       0        steps between additions into a second set of accumulators (long sums); 0: one set
 // Variants (default 0)
-//   GRADIENT, SPLIT, BIAS, RESIDUAL, RELU    as named; the last three in this order, and never with SPLIT
+//   GRADIENT, SPLIT, BIAS, RESIDUAL, RELU    as named; the last three in this order, with SPLIT by `convolution_finish`
 //   POINTWISE   1x1, stride 1, no padding: source and output planes agree
 //   LINEAR      POINTWISE on a 1x1 plane: lanes run along k, not along j
-//   FLAT        forward only: k = (r, s, c) is cut in steps of BK across taps, for few channels per group
+//   FLAT        k = (r, s, c) or (r, s, o) is cut in steps of BK across taps, for few channels per group (fewer than 16,
+//               less than 2^21 terms in all); in the gradient for stride 1 only
 //   VECTOR_A    4 where the contiguous extent of A is a multiple of 4, else 1
 //   VECTOR_B    4 where POINTWISE, not LINEAR, and the plane is a multiple of 4 pixels, else 1
 
@@ -293,6 +294,9 @@ void convolution(
                 const int k = k_start + e / (BM / VECTOR_A);
 #if POINTWISE
                 const int at = k * a_pitch + m;
+#elif FLAT
+                const int a_tap = divide_small(k, inverse_reduction);
+                const int at = (k - a_tap * reduction) * a_pitch + a_tap * rows + m;
 #else
                 const int at = k * a_pitch + tap * rows + m;
 #endif
@@ -330,9 +334,14 @@ void convolution(
                 const int k_tap = divide_small(k, inverse_reduction);
                 const int channel = k - k_tap * reduction;
                 const int r = divide_small(k_tap, inverse_kernel_width);
+                const int s = k_tap - r * kernel_width;
+#if GRADIENT
+                const int source_row = b_base_row + padding_height - r * dilation_height;
+                const int source_column = b_base_column + padding_width - s * dilation_width;
+#else
                 const int source_row = b_base_row + r * dilation_height - padding_height;
-                const int source_column =
-                    b_base_column + (k_tap - r * kernel_width) * dilation_width - padding_width;
+                const int source_column = b_base_column + s * dilation_width - padding_width;
+#endif
                 const bool inside = b_valid && k < extent && source_row >= 0 && source_row < source_height
                     && source_column >= 0 && source_column < source_width;
                 fetched_b[i] =
@@ -465,13 +474,13 @@ void convolution(
 #if FLUSH
                 value += *(float4 *)(total[i] + j);
 #endif
-#if BIAS
+#if BIAS && !SPLIT
                 value += bias[group * rows + m];
 #endif
-#if RESIDUAL
+#if RESIDUAL && !SPLIT
                 value += *(__global const float4 *)(residual + at);
 #endif
-#if RELU
+#if RELU && !SPLIT
                 value = (float4)(
                     positive_part(value.x), positive_part(value.y), positive_part(value.z), positive_part(value.w));
 #endif
@@ -481,13 +490,13 @@ void convolution(
 #if FLUSH
                 value += total[i][j];
 #endif
-#if BIAS
+#if BIAS && !SPLIT
                 value += bias[group * rows + m];
 #endif
-#if RESIDUAL
+#if RESIDUAL && !SPLIT
                 value += residual[at];
 #endif
-#if RELU
+#if RELU && !SPLIT
                 value = positive_part(value);
 #endif
                 result[at] = value;

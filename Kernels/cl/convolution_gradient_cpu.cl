@@ -2,10 +2,10 @@
 //
 //   dw[k][c][r][s] = sum over n, i, j of x[c][n][ih][iw] * dy[k][n][i][j]
 //   ih = i*strideHeight - paddingHeight + r*dilationHeight,  iw = j*strideWidth - paddingWidth + s*dilationWidth
-// Layouts as in convolution_cpu.cl. The pixels of dy are cut into rows (for a 1x1 kernel with stride 1, where nothing is
-// clipped, into runs of equal length), the rows into splits. Work-item (input block group + groups' * split, kb) sums one
-// split for one block of 32 output channels: for each chunk of rows, that stays in cache, for each input block, kernel
-// position and half of the input block, 8 x 32 sums in registers, added to partial[split][kb][r*S+s][B][16][32].
+// Layouts as in convolution_cpu.cl. The pixels of dy are cut into rows (for a 1x1 kernel with stride 1, where nothing
+// is clipped, into runs of equal length), the rows into splits. Work-item (input block group + groups * split, kb)
+// sums one split for one block of 32 output channels: for each chunk of rows, that stays in cache, for each input
+// block, kernel position and half of the input block, 8 x 32 sums in registers, added to partial[split][kb][r*S+s][B][16][32].
 // A row contributes the pixels whose input exists: bounds of the loop, no test inside. sum_splits adds the partial sums
 // in order of the splits and zeroes what lies between groups. Splits depend on the shape alone.
 //
@@ -14,7 +14,7 @@
 //
 // Tunables, set by the host:
 //   DENSE         1...4    channels of the input. Default 3.
-//   DENSE_STRIDE  multiple of 14, >= R*S*DENSE + 4: floats per gathered pixel. Default 154.
+//   DENSE_STRIDE  multiple of 14, >= R*S*DENSE + 4 - DENSE: floats per gathered pixel. Default 154.
 
 #ifndef DENSE
 #define DENSE 3
@@ -24,6 +24,7 @@
 #endif
 
 #define INLINE static inline __attribute__((always_inline))
+// Of kernels only: inlined helpers with restrict need an LLVM intrinsic that Oclgrind does not know.
 #define GLOBAL_IN const __global float *restrict
 #define SINGLE_ITEM __attribute__((reqd_work_group_size(1, 1, 1))) __attribute__((vec_type_hint(float16)))
 
@@ -46,8 +47,8 @@ typedef struct {
 
 // 8 input channels times 32 output channels (16 with narrow) over rows rowFirst ..< rowEnd, added to sums[8][32].
 // rowOffset, columnOffset: r*dilation - padding.
-INLINE void outer_product(const int narrow, GLOBAL_IN x, GLOBAL_IN dy, __global float *restrict sums, int isFirst,
-                          int rowFirst, int rowEnd, int rowOffset, int columnOffset, const Plane plane) {
+INLINE void outer_product(const int narrow, const __global float *x, const __global float *dy, __global float *sums,
+                          int isFirst, int rowFirst, int rowEnd, int rowOffset, int columnOffset, const Plane plane) {
 #define DECLARE(c) float16 left##c = (float16)(0.0f), right##c = (float16)(0.0f);
     EACH_8(DECLARE)
 #undef DECLARE

@@ -3,8 +3,8 @@
 //   relu, relu_gradient, add        work-item: a run of runVectors vectors of vectorCount.
 //   dropout                         the same; the mask needs the logical index n*C*HW + c*HW + p of each lane.
 //   copy_channels                   work-item (run of pixels, block of y): y[c] = x[c + shift] for the channels
-//                                   first ..< first + count of y, from lane first%16 of block first/16 to the end of the
-//                                   last block; lanes behind them become zero. Launches of one concatenation run in
+//                                   first ..< first + count of y, from lane first%16 of block first/16 to the end of
+//                                   the last block; lanes behind them become zero. Launches of one concatenation run in
 //                                   order, so that a part overwrites the zeros behind the part before it.
 //   flatten, flatten_gradient       work-item (n, block of y): 16 channels of y, a gather.
 //   subsample, subsample_gradient   y[n, before + c, i, j] = x[n, c, i*stride, j*stride], zero channels around.
@@ -138,8 +138,9 @@ SINGLE_ITEM kernel void subsample(GLOBAL_IN x, GLOBAL_OUT y, int channels, int h
     for (int lane = 0; lane < 16; ++lane) {
         const int c = block * 16 + lane - before;
         const int exists = c >= 0 && c < channels;
+        const int source = exists ? c : 0;
         GLOBAL_IN from =
-            x + ((size_t)(exists ? c / 16 : 0) * batch + n) * plane + (size_t)i * stride * width * 16 + (exists ? c % 16 : 0);
+            x + ((size_t)(source / 16) * batch + n) * plane + (size_t)i * stride * width * 16 + source % 16;
         for (int j = 0; j < outputWidth; ++j)
             to[(size_t)j * 16 + lane] = exists ? from[(size_t)j * stride * 16] : 0.0f;
     }

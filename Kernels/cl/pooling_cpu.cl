@@ -5,14 +5,18 @@
 // that sums have one order and nothing is zeroed before.
 // Windows: rows i*strideHeight - paddingHeight + r*dilation, r < kernelHeight; likewise columns.
 //   max      -infinity outside, the first of equal values wins, NaN wins; index = h*W + w.
-//   average  sum / divisor, where the divisor counts the pixels inside of the plane, or with countsPadding those inside of
-//            the padded plane (at the far edge no further than the padding).
+//   average  sum / divisor, where the divisor counts the pixels inside of the plane, or with countsPadding those inside
+//            of the padded plane (at the far edge no further than the padding).
 //   adaptive bin i covers floor(i*H/outputHeight) ..< ceil((i+1)*H/outputHeight).
 //
-// Tunables: INDICES (0, 1; default 0): max_pooling also writes the indices.
+// Tunables: INDICES (0, 1; default 0): max_pooling also writes the indices. KERNEL (0, 2, 3; default 0): a square
+// window of this extent without dilation, unrolled where it lies inside of the plane.
 
 #ifndef INDICES
 #define INDICES 0
+#endif
+#ifndef KERNEL
+#define KERNEL 0
 #endif
 
 #define INLINE static inline __attribute__((always_inline))
@@ -46,6 +50,31 @@ SINGLE_ITEM kernel void max_pooling(GLOBAL_IN x, GLOBAL_OUT y,
     for (int j = 0; j < outputWidth; ++j) {
         const int w0 = j * strideWidth - paddingWidth;
         const int sFirst = ceil_divide(-w0, dilation), sEnd = min(kernelWidth, ceil_divide(width - w0, dilation));
+#if KERNEL
+        if (rFirst == 0 && rEnd == KERNEL && sFirst == 0 && sEnd == KERNEL) {
+            const int corner = h0 * width + w0;
+            float16 largest = vload16(corner, plane);
+#if INDICES
+            int16 place = (int16)(corner);
+#endif
+#pragma unroll
+            for (int tap = 1; tap < KERNEL * KERNEL; ++tap) {
+                const int at = corner + tap / KERNEL * width + tap % KERNEL;
+                const float16 value = vload16(at, plane);
+                // Nothing exceeds a NaN, and every NaN is taken.
+                const int16 wins = (value > largest) | (value != value);
+                largest = wins ? value : largest;
+#if INDICES
+                place = wins ? (int16)(at) : place;
+#endif
+            }
+            vstore16(exists ? largest : ZERO, start + j, y);
+#if INDICES
+            vstore16(exists ? place : (int16)(0), start + j, indices);
+#endif
+            continue;
+        }
+#endif
         float16 best = (float16)(-INFINITY);
         int16 index = (int16)((h0 + rFirst * dilation) * width + w0 + sFirst * dilation);
         for (int r = rFirst; r < rEnd; ++r)

@@ -11,8 +11,9 @@
 
 #define SINGLE_ITEM __attribute__((reqd_work_group_size(1, 1, 1)))
 
-SINGLE_ITEM kernel void softmax_cross_entropy(const __global float *restrict logits, const __global int *restrict labels,
-                                              __global float *restrict dlogits, __global float *restrict partial,
+SINGLE_ITEM kernel void softmax_cross_entropy(const __global float *restrict logits,
+                                              const __global int *restrict labels, __global float *restrict dlogits,
+                                              __global float *restrict partial,
                                               int classes, float smoothing) {
     const int n = (int)get_global_id(0), batch = (int)get_global_size(0);
     const int label = labels[n];

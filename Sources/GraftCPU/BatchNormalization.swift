@@ -77,7 +77,10 @@ extension InstructionBinding {
                 runningMean[channel] = (1 - momentum) * oldMean[channel] + momentum * Float(center)
                 runningVariance[channel] = (1 - momentum) * oldVariance[channel] + momentum * unbiased
             }
-            for vector in [mean, inverse, runningMean, runningVariance] { clearPadding(vector, block, shape) }
+            clearPadding(mean, block, shape)
+            clearPadding(inverse, block, shape)
+            clearPadding(runningMean, block, shape)
+            clearPadding(runningVariance, block, shape)
         }
         parallelPlanes(shape) { block, start, vectors, scratch in
             for lane in 0..<16 { scratch[lane] = gamma[block * 16 + lane] * inverse[block * 16 + lane] }

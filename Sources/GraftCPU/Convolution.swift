@@ -90,6 +90,13 @@ extension ConvolutionGeometry {
     }
 }
 
+extension WeightShape {
+    /// Narrow groups of equal width on both sides: an output block of 16 reads the input block of the same number only.
+    var isBlockDiagonal: Bool {
+        groups > 1 && outputChannels == inputChannels && 16 % inputChannelsPerGroup == 0
+    }
+}
+
 extension InstructionBinding {
     /// Bytes of second-level cache that a band's left matrix may take.
     private static let bandByteCount = 520 << 10
@@ -179,6 +186,7 @@ extension InstructionBinding {
         let outputBlockFloats = product.outputShape.blockFloats
         let totalOutputBlocks = product.outputShape.blocks
         let weightBlockFloats = outerCount * innerCount * 512
+        let isDiagonal = !product.isDense && product.blocking.shape.isBlockDiagonal
         let firstBlocks = (0..<outputBlocks).map { product.blocking.firstInputBlock(of: $0) }
 
         parallel(bandCount * pieceCount, scratchFloats: tileFloats + gatherFloats + lineFloats + offsetFloats + 64) {
@@ -208,6 +216,30 @@ extension InstructionBinding {
             for block in piece * blocksPerPiece..<min((piece + 1) * blocksPerPiece, outputBlocks) {
                 let place = block * 2 * outputBlockFloats + (product.isContiguous ? first * 16 : 0)
                 let firstInput = product.isDense ? 0 : firstBlocks[block]
+                if isDiagonal {
+                    for half in 0..<min(2, totalOutputBlocks - block * 2) {
+                        let channelBlock = block * 2 + half
+                        let output = place + half * outputBlockFloats
+                        let weights = block * weightBlockFloats + (channelBlock - firstInput) * 512 + half * 16
+                        let source =
+                            isDirect ? channelBlock * sourceBlockFloats + first * 16 : channelBlock * bandPixels * 16
+                        kernels.bandProduct(
+                            BandProduct(
+                                a: (isDirect ? product.source : UnsafePointer(gathered)) + source,
+                                outerCount: outerCount,
+                                outerStride: sourceBlocks * bandPixels * 16, innerCount: 1, innerStride: 0,
+                                lastQuads: 4,
+                                pixelCount: count, weights: product.weights + weights,
+                                weightSkip: (innerCount - 1) * 512, blockCount: 1,
+                                epilogue: BandEpilogue(
+                                    output: product.output + output, blockStride: outputBlockFloats,
+                                    bias: product.bias.map { $0 + channelBlock * 16 },
+                                    residual: product.residual.map { $0 + output }, relu: product.relu,
+                                    pixelOffsets: product.isContiguous ? nil : UnsafePointer(offsets)),
+                                tile: scratch))
+                    }
+                    continue
+                }
                 let a =
                     isDirect
                     ? product.source + (firstInput * sourceBlockFloats + first * 16)

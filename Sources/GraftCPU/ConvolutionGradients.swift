@@ -187,6 +187,7 @@ extension InstructionBinding {
         let shape = geometry.input
         let output = geometry.output
         let gradientBlocks = output.blocks
+        let isDiagonal = geometry.weight.isBlockDiagonal
         let taps = geometry.tapCount
         let units = blocking.outputBlockCount * split.inputPieceCount
 
@@ -200,8 +201,8 @@ extension InstructionBinding {
             let firstInput = blocking.firstInputBlock(of: block)
             let inputs =
                 piece * split.inputBlocksPerUnit..<min((piece + 1) * split.inputBlocksPerUnit, blocking.inputBlockCount)
-            let left = gradient + block * 2 * output.blockFloats
-            let right = block * 2 + 1 < gradientBlocks ? left + output.blockFloats : nil
+            let firstGradient = gradient + block * 2 * output.blockFloats
+            let bothGradients = block * 2 + 1 < gradientBlocks
             for tap in 0..<taps {
                 let place = ((block * taps + tap) * blocking.inputBlockCount + inputs.lowerBound) * 512
                 kernels.zero(target + place, inputs.count * 32)
@@ -217,8 +218,20 @@ extension InstructionBinding {
                 for inputBlock in inputs {
                     let source = x + (firstInput + inputBlock) * shape.blockFloats
                     let channels = min(16, shape.channels - (firstInput + inputBlock) * 16)
+                    var left = firstGradient
+                    var right = bothGradients ? left + output.blockFloats : nil
+                    var lane = 0
+                    if isDiagonal {
+                        // Only the output block of the same number has weights here.
+                        let half = firstInput + inputBlock - block * 2
+                        guard half == 0 || (half == 1 && bothGradients) else { continue }
+                        left = firstGradient + half * output.blockFloats
+                        right = nil
+                        lane = half * 16
+                    }
                     for tap in 0..<taps {
-                        let weight = target + ((block * taps + tap) * blocking.inputBlockCount + inputBlock) * 512
+                        let weight =
+                            target + ((block * taps + tap) * blocking.inputBlockCount + inputBlock) * 512 + lane
                         if split.isFlat {
                             let product = OuterProduct(
                                 rowCount: 1, columnCount: endColumn - firstColumn, inputRowStride: 0, inputStep: 16,

@@ -17,8 +17,12 @@
 
         func maxPooling(_ geometry: PoolingGeometry, indices: Bool) -> LaunchPlan {
             var plan = LaunchPlan()
+            let isUnrolled =
+                geometry.kernelHeight == geometry.kernelWidth && geometry.dilation == 1
+                && (2...3).contains(geometry.kernelHeight)
             plan.launch(
-                Self.file, "max_pooling", [.init("INDICES", indices ? 1 : 0)],
+                Self.file, "max_pooling",
+                [.init("INDICES", indices ? 1 : 0), .init("KERNEL", isUnrolled ? geometry.kernelHeight : 0)],
                 [.input(0), .output(0)] + (indices ? [.output(1)] : []) + integers(geometry.input.channels)
                     + window(geometry) + integers(geometry.dilation),
                 global: rows(geometry.output), ChannelBlockedLayout.blockCount(geometry.input.channels))

@@ -25,6 +25,9 @@
         static let tall = GEMMTile(rows: 128, columns: 64, depth: 16, itemRows: 8, itemColumns: 4)
         static let square = GEMMTile(rows: 64, columns: 64, depth: 16, itemRows: 4, itemColumns: 4)
         static let flat = GEMMTile(rows: 32, columns: 128, depth: 16, itemRows: 4, itemColumns: 4)
+        /// Few channels per group, as in ResNeXt; 128 items.
+        static let slim = GEMMTile(rows: 16, columns: 128, depth: 16, itemRows: 4, itemColumns: 4)
+        static let thin = GEMMTile(rows: 8, columns: 128, depth: 16, itemRows: 4, itemColumns: 2)
         /// Few columns and long reductions: linear layers of small batches.
         static let narrow = GEMMTile(rows: 64, columns: 32, depth: 32, itemRows: 4, itemColumns: 2)
         /// 64 items: small extents, and devices with small groups.
@@ -85,13 +88,19 @@
             reduction = source.channels / geometry.groups
             isPointwise = geometry.isPointwise
             isLinear = isPointwise && output.pixelCount == 1
-            isFlat = direction == .forward && !isPointwise && reduction < 16
             let classes = direction == .forward ? 1 : geometry.strideHeight * geometry.strideWidth
+            isFlat =
+                !isPointwise && reduction < 16 && classes == 1
+                && reduction * geometry.kernelHeight * geometry.kernelWidth < 1 << 21
             let columns = (output.batch * output.pixelCount + classes - 1) / classes
 
             let preferred: GEMMTile =
                 if isLinear {
                     columns <= 32 ? .narrow : .square
+                } else if rows <= 8 && columns > 256 {
+                    .thin
+                } else if rows <= 16 && columns > 256 {
+                    .slim
                 } else if columns <= 32 || (rows <= 32 && columns <= 256) {
                     .small
                 } else if rows <= 32 {
@@ -140,10 +149,12 @@
             let bias = KernelArgument.input(epilogue.bias ? 2 : 0)
             let residual = KernelArgument.input(epilogue.residual ? (epilogue.bias ? 3 : 2) : 0)
             let partial = KernelArgument.workspace(offset: 0, byteCount: workspaceByteCount)
-            let epilogueDefinitions: [KernelLaunch.Definition] = [
-                .init("BIAS", epilogue.bias ? 1 : 0), .init("RESIDUAL", epilogue.residual ? 1 : 0),
-                .init("RELU", epilogue.relu ? 1 : 0),
-            ]
+            // The same for both launches: one program is built.
+            let definitions =
+                tile.definitions + variantDefinitions + [
+                    .init("BIAS", epilogue.bias ? 1 : 0), .init("RESIDUAL", epilogue.residual ? 1 : 0),
+                    .init("RELU", epilogue.relu ? 1 : 0),
+                ]
             let rowTiles = (rows + tile.rows - 1) / tile.rows
             let columnTiles = (largestClassColumns + tile.columns - 1) / tile.columns
             let integers =
@@ -154,7 +165,7 @@
             var launches = [
                 KernelLaunch(
                     file: "convolution_gpu", kernel: "convolution",
-                    definitions: tile.definitions + variantDefinitions + (isSplit ? [] : epilogueDefinitions),
+                    definitions: definitions,
                     arguments: [.input(0), .input(1), bias, residual, isSplit ? partial : .output(0)]
                         + integers.map(KernelArgument.integer),
                     globalSize: [
@@ -165,7 +176,7 @@
                 let items = min(tile.itemCount, 256)
                 launches.append(
                     KernelLaunch(
-                        file: "convolution_gpu", kernel: "convolution_finish", definitions: epilogueDefinitions,
+                        file: "convolution_gpu", kernel: "convolution_finish", definitions: definitions,
                         arguments: [partial, bias, residual, .output(0)]
                             + [output.elementCount, output.channels, output.pixelCount, splitCount]
                             .map(KernelArgument.integer),
@@ -239,13 +250,14 @@
             let rowTiles = (rows + tile.rows - 1) / tile.rows
             let columnTiles = (columns + tile.columns - 1) / tile.columns
             let isLinear = geometry.isPointwise && output.pixelCount == 1
+            let definitions =
+                tile.definitions + [
+                    .init("SPLIT", isSplit ? 1 : 0), .init("POINTWISE", geometry.isPointwise ? 1 : 0),
+                    .init("LINEAR", isLinear ? 1 : 0), .init("FLUSH", Spread.flushedTerms / tile.depth),
+                ]
             var launches = [
                 KernelLaunch(
-                    file: "convolution_weight_gradient_gpu", kernel: "weight_gradient",
-                    definitions: tile.definitions + [
-                        .init("SPLIT", isSplit ? 1 : 0), .init("POINTWISE", geometry.isPointwise ? 1 : 0),
-                        .init("LINEAR", isLinear ? 1 : 0), .init("FLUSH", Spread.flushedTerms / tile.depth),
-                    ],
+                    file: "convolution_weight_gradient_gpu", kernel: "weight_gradient", definitions: definitions,
                     arguments: [.input(0), .input(1), isSplit ? partial : .output(0)]
                         + ([
                             geometry.input.batch, geometry.input.channels, geometry.input.height,
@@ -259,6 +271,7 @@
                 launches.append(
                     KernelLaunch(
                         file: "convolution_weight_gradient_gpu", kernel: "weight_gradient_finish",
+                        definitions: definitions,
                         arguments: [
                             partial, .output(0), .integer(geometry.weight.elementCount), .integer(splitCount),
                         ], globalSize: [geometry.weight.elementCount.roundedUp(to: items)], localSize: [items]))

@@ -4,7 +4,8 @@ import GraftTensor
 /// What came of one case.
 package struct CaseResult: Sendable {
     package var name: String
-    package var kind: Primitive.Kind
+    /// The primitive, or nil for a whole program.
+    package var kind: Primitive.Kind?
     package var passed: Bool
     /// Largest error of any element as a share of its tolerance; at most 1 when the values are right.
     package var worstRatio: Double
@@ -76,11 +77,12 @@ package struct ConformanceHarness {
         var lines = [
             padded("primitive", 40) + padded("cases", 8) + padded("failed", 8) + padded("worst", 10) + "seconds"
         ]
-        for kind in Primitive.Kind.allCases {
+        for kind in Primitive.Kind.allCases.map(Optional.some) + [nil] {
             let mine = results.filter { $0.kind == kind }
             guard !mine.isEmpty else { continue }
             lines.append(
-                padded(kind.rawValue, 40) + padded("\(mine.count)", 8) + padded("\(mine.count { !$0.passed })", 8)
+                padded(kind?.rawValue ?? "whole programs", 40) + padded("\(mine.count)", 8)
+                    + padded("\(mine.count { !$0.passed })", 8)
                     + padded(rounded(mine.map(\.worstRatio).max() ?? 0), 10)
                     + rounded(mine.reduce(0) { $0 + $1.seconds }))
         }

@@ -19,10 +19,13 @@ struct Request {
     var isQuick = false
     var filter = ""
     var lists = false
+    /// Random geometries besides the listed cases.
+    var randomCount = 0
+    var seed: UInt64 = 1
 
     static let usage = """
         usage: GraftConformance [--device cpu|opencl|gpu|opencl:N|NAME] [--class automatic|cpu|gpu] [--quick]
-                                [--filter TEXT] [--list]
+                                [--filter TEXT] [--random COUNT] [--seed N] [--list]
         """
 
     init(_ words: [String]) throws(UsageFault) {
@@ -31,6 +34,11 @@ struct Request {
             switch word {
             case "--quick": isQuick = true
             case "--list": lists = true
+            case "--random", "--seed":
+                guard let text = rest.popFirst(), let number = UInt64(text), number < 1_000_000 else {
+                    throw UsageFault(message: "\(word) needs a whole number below 1000000")
+                }
+                if word == "--random" { randomCount = Int(number) } else { seed = number }
             case "--device", "--class", "--filter":
                 guard let value = rest.popFirst() else { throw UsageFault(message: "\(word) needs a value") }
                 if word == "--device" { device = value }
@@ -70,23 +78,31 @@ func fail(_ text: String, _ code: Int32) -> Never {
 
 do {
     let request = try Request(Array(CommandLine.arguments.dropFirst()))
-    let cases = (request.isQuick ? ConformanceCases.quick : ConformanceCases.all).filter {
-        request.filter.isEmpty || $0.name.contains(request.filter)
+    func isWanted(_ name: String) -> Bool { request.filter.isEmpty || name.contains(request.filter) }
+    let listed = request.isQuick ? ConformanceCases.quick : ConformanceCases.all
+    let cases = (listed + ConformanceCases.random(count: request.randomCount, seed: request.seed)).filter {
+        isWanted($0.name)
     }
-    guard !cases.isEmpty else { throw UsageFault(message: "no case contains \"\(request.filter)\"; --list shows them") }
+    let programs = ProgramConformance.all.filter { isWanted($0.name) && !request.isQuick }
+    guard !cases.isEmpty || !programs.isEmpty else {
+        throw UsageFault(message: "no case contains \"\(request.filter)\"; --list shows them")
+    }
     if request.lists {
-        print(cases.map(\.name).joined(separator: "\n"))
+        print((cases.map(\.name) + programs.map(\.name)).joined(separator: "\n"))
         exit(0)
     }
     let device = try backend(request)
     print("\(device.description.selector): \(device.description.name), \(device.description.kernelClass)")
-    print("\(cases.count) cases")
+    print("\(cases.count) cases, \(programs.count) programs")
     // A line per fault at once: a driver may take the process down later.
     let showFault = { (result: CaseResult) in
         if !result.passed { print("FAILED \(result.name): \(result.message)") }
         fflush(nil)
     }
-    let results = ConformanceHarness().runAll(on: device, cases: cases, progress: showFault)
+    let harness = ConformanceHarness()
+    let results =
+        harness.runAll(on: device, cases: cases, progress: showFault)
+        + harness.runPrograms(on: device, programs, progress: showFault)
     print(ConformanceHarness.summary(results))
     exit(results.allSatisfy(\.passed) ? 0 : 1)
 } catch let fault as UsageFault {

@@ -17,6 +17,7 @@ import Testing
         geometry(2, 36, 5, 4, 36, 3, padding: 1, groups: 36),
         geometry(1, 4, 12, 13, 64, 11, stride: 4, padding: 2), geometry(1, 8, 6, 6, 16, 5, padding: 4),
         geometry(1, 20, 5, 5, 20, 1, stride: 1, padding: 1), geometry(1, 96, 3, 3, 40, 1, groups: 4),
+        geometry(2, 80, 5, 6, 80, 3, stride: 2, padding: 1, groups: 20), geometry(1, 72, 4, 5, 72, 1, groups: 9),
     ]
 
     static func geometry(

@@ -64,6 +64,9 @@ import Testing
             Self.convolution(8, 512, 7, 2048, 1, 1, 0), Self.convolution(8, 256, 56, 512, 1, 2, 0),
             Self.convolution(64, 16, 32, 16, 3, 1, 1), Self.convolution(64, 32, 16, 32, 3, 1, 1),
             Self.convolution(32, 512, 1, 1000, 1, 1, 0), Self.convolution(8, 128, 56, 128, 3, 1, 1, groups: 32),
+            Self.convolution(8, 3, 224, 64, 3, 2, 0), Self.convolution(8, 64, 55, 16, 1, 1, 0),
+            Self.convolution(8, 16, 55, 64, 1, 1, 0), Self.convolution(8, 16, 55, 64, 3, 1, 1),
+            Self.convolution(8, 48, 13, 192, 3, 1, 1), Self.convolution(8, 512, 13, 1000, 1, 1, 0),
         ]
         let threads = Int(ProcessInfo.processInfo.environment["GRAFT_THREADS"] ?? "") ?? 2
         for g in layers {

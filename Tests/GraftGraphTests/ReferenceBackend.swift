@@ -33,7 +33,7 @@ final class ReferenceBackend: DeviceBackend {
         guard let memory = memory as? ReferenceMemory else {
             throw DeviceError.unsupported("memory of another backend")
         }
-        return ReferenceProgram(program, index, memory, fault)
+        return ReferencePrepared(program, index, memory, fault)
     }
 }
 
@@ -66,7 +66,7 @@ final class ReferenceMemory: DeviceMemory {
     func rawBytes(arena: Int) -> [UInt8] { arenas[arena] }
 }
 
-final class ReferenceProgram: PreparedProgram {
+final class ReferencePrepared: PreparedProgram {
     let program: Program
     let index: Int
     let memory: ReferenceMemory

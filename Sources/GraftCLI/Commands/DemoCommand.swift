@@ -2,17 +2,31 @@ import Graft
 
 /// `graft demo`
 enum DemoCommand {
+    static let writePictures = Argument.optional(
+        "write-pictures", .path("DIR"), shownAs: "none",
+        help: "Only write the pictures of the built-in network's classes as PNG, in DIR/train and DIR/val.")
+    static let picturesPerClass = Argument.option(
+        "pictures-per-class", .wholeNumber(atLeast: 1), default: 600, help: "Training pictures of each class to write.")
+    static let grafted = Argument.flag(
+        "grafted", help: "Write the pictures of the five classes that the demo learns.")
     static let command = Command(
         name: "demo",
         summary: "Show feature extraction and fine-tuning on built-in weights and images, in about a minute.",
         examples: ["graft demo", "graft demo --device cpu"],
         groups: [
+            ArgumentGroup("Pictures", [writePictures, picturesPerClass, grafted]),
             ArgumentGroup("Running", [Shared.device, Shared.threads]),
             Shared.outputGroup,
         ],
         run: run)
 
     private static func run(_ values: ArgumentValues) throws {
+        if let folder = values[writePictures] {
+            let count = try Demo.writePictures(
+                to: folder, countPerClass: values[picturesPerClass], grafted: values[grafted])
+            try Console.result("\(count) pictures in \(folder)\n")
+            return
+        }
         let isSilent = values[Shared.quiet] || values[Shared.json]
         var failure: (any Error)?
         let result = try Demo.run(device: NetworkRequest.device(values)) { line in

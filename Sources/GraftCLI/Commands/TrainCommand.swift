@@ -4,9 +4,7 @@ import Graft
 enum TrainCommand {
     static let out = Argument.required(
         "out", .path("RUN"), placeholderValue: "",
-        help: "Folder of the run: weights, resume state, steps.csv, epochs.csv, report.html.")
-    static let resume = Argument.flag(
-        "resume", help: "Go on with the run in RUN; the result is what an uninterrupted run gives.")
+        help: "Folder of the run: last.safetensors, best.safetensors, steps.csv, epochs.csv.")
 
     static let epochs = Argument.option("epochs", .wholeNumber(atLeast: 1), default: 10, help: "Passes over the data.")
     static let steps = Argument.optional(
@@ -40,16 +38,13 @@ enum TrainCommand {
         help: "Set this share of the images aside to validate on.")
     static let noShuffle = Argument.flag("no-shuffle", help: "Keep the order of the list in every epoch.")
     static let dropLast = Argument.flag("drop-last", help: "Leave out the last, smaller batch of an epoch.")
-    static let cache = Argument.option(
-        "cache", .choice("auto", "memory", "disk", "off"), default: "auto",
-        help: "Where the outputs of the frozen part are kept across epochs.")
 
     static let command = Command(
         name: "train",
         summary: "Fine-tune a network on a folder of images.",
         discussion: """
-            With --weights and without --freeze, the backbone is frozen and the head is trained. The frozen part is \
-            computed once per image, not once per epoch. Ctrl-C saves and ends; --resume goes on from there.
+            With --weights and without --freeze, the backbone is frozen and the head is trained. Weights and tables \
+            are written behind every epoch; Ctrl-C saves them and ends.
             """,
         examples: [
             "graft train photos --model resnet18 --weights resnet18.pth --out runs/a",
@@ -71,11 +66,11 @@ enum TrainCommand {
                 "Training",
                 [
                     epochs, steps, optimizer, learningRate, momentum, weightDecay, nesterov, schedule, warmup,
-                    labelSmoothing, dropout, augment, noShuffle, dropLast, cache,
+                    labelSmoothing, dropout, augment, noShuffle, dropLast,
                 ]),
             Shared.imageGroup,
             Shared.runGroup(seeded: true),
-            ArgumentGroup("Output", [out, resume, Shared.quiet, Shared.json]),
+            ArgumentGroup("Output", [out, Shared.quiet, Shared.json]),
         ],
         validate: { values throws(UsageError) in
             if values.isGiven(validation), values.isGiven(validationSplit) {

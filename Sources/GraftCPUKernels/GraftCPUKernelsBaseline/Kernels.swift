@@ -295,6 +295,7 @@ typealias Block = SIMD16<Float>
                     quads -= 1
                 } while quads > 0
             }
+            w += product.weightSkip
         }
         store(c0a, result + 0 * vectorWidth)
         store(c0b, result + 1 * vectorWidth)
@@ -467,6 +468,7 @@ typealias Block = SIMD16<Float>
                     quads -= 1
                 } while quads > 0
             }
+            w += product.weightSkip
         }
         store(c0a, result + 0 * vectorWidth)
         store(c0b, result + 1 * vectorWidth)
@@ -645,6 +647,7 @@ typealias Block = SIMD16<Float>
                     quads -= 1
                 } while quads > 0
             }
+            w += product.weightSkip
         }
         store(c0a, result + 0 * vectorWidth)
         store(c1a, result + 2 * vectorWidth)
@@ -922,6 +925,7 @@ typealias Block = SIMD16<Float>
                     quads -= 1
                 } while quads > 0
             }
+            w += product.weightSkip
         }
         store(c0a, result + 0 * vectorWidth)
         store(c0b, result + 1 * vectorWidth)
@@ -1130,6 +1134,41 @@ func gatherDense(_ gather: Gather, _ first: Int, _ count: Int) {
     let channels = gather.channels
     let blocks = (gather.tapCount * channels + 15) / 16
     let lineLength = blocks * 16 + 16
+    if channels <= 4 {
+        fillLines(gather, first, count, lineLength) { source, line in
+            UnsafeMutableRawPointer(line).storeBytes(
+                of: UnsafeRawPointer(source).load(as: SIMD4<Float>.self), as: SIMD4<Float>.self)
+        }
+    } else {
+        fillLines(gather, first, count, lineLength) { source, line in
+            UnsafeMutableRawPointer(line).storeBytes(
+                of: UnsafeRawPointer(source).load(as: SIMD8<Float>.self), as: SIMD8<Float>.self)
+        }
+    }
+    // What the last tap spilled, and what the line held before, lies behind the last term.
+    let last = gather.tapCount * channels - (blocks - 1) * 16
+    let numbers = SIMD16<Int32>(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15)
+    let behind = numbers .>= SIMD16<Int32>(repeating: Int32(truncatingIfNeeded: last))
+    for pixel in 0..<count {
+        let line = UnsafeRawPointer(gather.lines + pixel * lineLength)
+        var target = gather.target + pixel * 16
+        for block in 0..<blocks - 1 {
+            storeBlock(line.loadUnaligned(fromByteOffset: block * 64, as: Block.self), target)
+            target += gather.capacity * 16
+        }
+        let end = line.loadUnaligned(fromByteOffset: (blocks - 1) * 64, as: Block.self)
+        storeBlock(end.replacing(with: Block.zero, where: behind), target)
+    }
+}
+
+/// One line of `taps · channels` floats per pixel of the band; `copy` moves one source pixel's first channels, and may
+/// spill behind them: taps are written in order, so that the next tap overwrites it.
+@inline(__always)
+private func fillLines(
+    _ gather: Gather, _ first: Int, _ count: Int, _ lineLength: Int,
+    _ copy: (UnsafePointer<Float>, UnsafeMutablePointer<Float>) -> Void
+) {
+    let channels = gather.channels
     forEachSegment(gather, first, count) { imageRow, row, column, length, done in
         for tap in 0..<gather.tapCount {
             let sourceRow = row + Int(gather.tapRows[tap])
@@ -1139,10 +1178,9 @@ func gatherDense(_ gather: Gather, _ first: Int, _ count: Int) {
                 low = 0
                 high = 0
             }
-            // Taps are written in order, so that the next tap overwrites what spills over the channels.
             var line = gather.lines + (done * lineLength + tap * channels)
             for _ in 0..<low {
-                storeLanes(SIMD8<Float>.zero, channels, line)
+                UnsafeMutableRawPointer(line).storeBytes(of: SIMD8<Float>.zero, as: SIMD8<Float>.self)
                 line += lineLength
             }
             if high > low {
@@ -1150,35 +1188,16 @@ func gatherDense(_ gather: Gather, _ first: Int, _ count: Int) {
                     (imageRow + sourceRow) * gather.sourceWidth + (column + low) * gather.strideWidth + tapColumn
                 var source = gather.source + place * 16
                 for _ in low..<high {
-                    storeLanes(UnsafeRawPointer(source).load(as: SIMD8<Float>.self), channels, line)
+                    copy(source, line)
                     source += gather.strideWidth * 16
                     line += lineLength
                 }
             }
             for _ in high..<length {
-                storeLanes(SIMD8<Float>.zero, channels, line)
+                UnsafeMutableRawPointer(line).storeBytes(of: SIMD8<Float>.zero, as: SIMD8<Float>.self)
                 line += lineLength
             }
         }
-    }
-    for pixel in 0..<count {
-        let line = gather.lines + pixel * lineLength
-        for lane in gather.tapCount * channels..<blocks * 16 { line[lane] = 0 }
-        for block in 0..<blocks {
-            storeBlock(
-                UnsafeRawPointer(line + block * 16).loadUnaligned(as: Block.self),
-                gather.target + (block * gather.capacity + pixel) * 16)
-        }
-    }
-}
-
-/// Writes 4 or 8 floats, of which `channels` count.
-@inline(__always)
-private func storeLanes(_ value: SIMD8<Float>, _ channels: Int, _ target: UnsafeMutablePointer<Float>) {
-    if channels <= 4 {
-        UnsafeMutableRawPointer(target).storeBytes(of: value.lowHalf, as: SIMD4<Float>.self)
-    } else {
-        UnsafeMutableRawPointer(target).storeBytes(of: value, as: SIMD8<Float>.self)
     }
 }
 
@@ -1448,6 +1467,31 @@ private func loadIndices(_ pointer: UnsafePointer<Int32>) -> SIMD16<Int32> {
 @inline(__always)
 private func ceilingQuotient(_ a: Int, _ b: Int) -> Int { a <= 0 ? 0 : (a + b - 1) / b }
 
+/// Calls `step(pixel)` for the window's pixels in order; windows of three columns are unrolled.
+@inline(__always)
+private func forEachPixel(
+    _ start: Int, _ rowCount: Int, _ columnCount: Int, _ rowStep: Int, _ columnStep: Int, _ step: (Int) -> Void
+) {
+    var line = start
+    if columnCount == 3 {
+        for _ in 0..<rowCount {
+            step(line)
+            step(line + columnStep)
+            step(line + 2 * columnStep)
+            line += rowStep
+        }
+    } else {
+        for _ in 0..<rowCount {
+            var pixel = line
+            for _ in 0..<columnCount {
+                step(pixel)
+                pixel += columnStep
+            }
+            line += rowStep
+        }
+    }
+}
+
 @inline(never)
 func maxPool(
     _ window: PoolingWindow, _ x: UnsafePointer<Float>, _ y: UnsafeMutablePointer<Float>,
@@ -1456,50 +1500,40 @@ func maxPool(
     let numbers = SIMD16<Int32>(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15)
     let exists = numbers .< SIMD16<Int32>(repeating: Int32(lanes))
     let dilation = window.dilation
+    let rowStep = dilation * window.inputWidth
     for row in 0..<window.outputHeight {
         let top = row * window.strideHeight - window.paddingHeight
         let firstRow = ceilingQuotient(-top, dilation)
-        let endRow = min(window.kernelHeight, ceilingQuotient(window.inputHeight - top, dilation))
+        let rows = max(min(window.kernelHeight, ceilingQuotient(window.inputHeight - top, dilation)) - firstRow, 0)
+        let line = (top + firstRow * dilation) * window.inputWidth
         for column in 0..<window.outputWidth {
             let left = column * window.strideWidth - window.paddingWidth
-            let firstColumn = ceilingQuotient(-left, dilation)
-            let endColumn = min(window.kernelWidth, ceilingQuotient(window.inputWidth - left, dilation))
-            let start = (top + firstRow * dilation) * window.inputWidth + left + firstColumn * dilation
+            var firstColumn = 0
+            if left < 0 { firstColumn = ceilingQuotient(-left, dilation) }
+            var columns = window.kernelWidth - firstColumn
+            if left + (window.kernelWidth - 1) * dilation >= window.inputWidth {
+                columns = max(ceilingQuotient(window.inputWidth - left, dilation) - firstColumn, 0)
+            }
+            let start = line + left + firstColumn * dilation
+            let output = (row * window.outputWidth + column) * 16
             var best = Block(repeating: -Float.infinity)
-            let output = row * window.outputWidth + column
             if let indices {
                 var place = SIMD16<Int32>(repeating: Int32(truncatingIfNeeded: start))
-                var kernelRow = firstRow
-                while kernelRow < endRow {
-                    var pixel = (top + kernelRow * dilation) * window.inputWidth + left + firstColumn * dilation
-                    var kernelColumn = firstColumn
-                    while kernelColumn < endColumn {
-                        let value = loadBlock(x + pixel * 16)
-                        let wins = (value .> best) .| (value .!= value)
-                        best.replace(with: value, where: wins)
-                        place.replace(with: Int32(truncatingIfNeeded: pixel), where: wins)
-                        pixel += dilation
-                        kernelColumn += 1
-                    }
-                    kernelRow += 1
+                forEachPixel(start, rows, columns, rowStep, dilation) { pixel in
+                    let value = loadBlock(x + pixel * 16)
+                    let wins = (value .> best) .| (value .!= value)
+                    best.replace(with: value, where: wins)
+                    place.replace(with: Int32(truncatingIfNeeded: pixel), where: wins)
                 }
-                UnsafeMutableRawPointer(indices + output * 16).assumingMemoryBound(to: SIMD16<Int32>.self).pointee =
+                UnsafeMutableRawPointer(indices + output).assumingMemoryBound(to: SIMD16<Int32>.self).pointee =
                     SIMD16<Int32>.zero.replacing(with: place, where: exists)
             } else {
-                var kernelRow = firstRow
-                while kernelRow < endRow {
-                    var pixel = (top + kernelRow * dilation) * window.inputWidth + left + firstColumn * dilation
-                    var kernelColumn = firstColumn
-                    while kernelColumn < endColumn {
-                        let value = loadBlock(x + pixel * 16)
-                        best.replace(with: value, where: (value .> best) .| (value .!= value))
-                        pixel += dilation
-                        kernelColumn += 1
-                    }
-                    kernelRow += 1
+                forEachPixel(start, rows, columns, rowStep, dilation) { pixel in
+                    let value = loadBlock(x + pixel * 16)
+                    best.replace(with: value, where: (value .> best) .| (value .!= value))
                 }
             }
-            storeBlock(best, y + output * 16)
+            storeBlock(best, y + output)
         }
     }
 }

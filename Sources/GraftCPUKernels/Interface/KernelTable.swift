@@ -16,6 +16,8 @@ package struct BandProduct {
     package var lastQuads: Int
     package var pixelCount: Int
     package var weights: UnsafePointer<Float>
+    /// Floats of weights to leave out after the inner blocks of each outer one.
+    package var weightSkip: Int
     /// Activation blocks of 16 that the output block has: 1 or 2.
     package var blockCount: Int
     package var epilogue: BandEpilogue
@@ -24,7 +26,7 @@ package struct BandProduct {
 
     package init(
         a: UnsafePointer<Float>, outerCount: Int, outerStride: Int, innerCount: Int, innerStride: Int, lastQuads: Int,
-        pixelCount: Int, weights: UnsafePointer<Float>, blockCount: Int, epilogue: BandEpilogue,
+        pixelCount: Int, weights: UnsafePointer<Float>, weightSkip: Int = 0, blockCount: Int, epilogue: BandEpilogue,
         tile: UnsafeMutablePointer<Float>
     ) {
         self.a = a
@@ -35,6 +37,7 @@ package struct BandProduct {
         self.lastQuads = lastQuads
         self.pixelCount = pixelCount
         self.weights = weights
+        self.weightSkip = weightSkip
         self.blockCount = blockCount
         self.epilogue = epilogue
         self.tile = tile
