@@ -1,5 +1,6 @@
 import Foundation
 import GraftCheckpoint
+import GraftTensor
 import Testing
 
 /// Real weights and images, held against PyTorch's numbers. Skipped where the data are not beside the repository.
