@@ -5,7 +5,8 @@
 // Layouts as in convolution_cpu.cl. The pixels of dy are cut into rows (for a 1x1 kernel with stride 1, where nothing
 // is clipped, into runs of equal length), the rows into splits. Work-item (input block group + groups * split, kb)
 // sums one split for one block of 32 output channels: for each chunk of rows, that stays in cache, for each input
-// block, kernel position and half of the input block, 8 x 32 sums in registers, added to partial[split][kb][r*S+s][B][16][32].
+// block, kernel position and half of the input block, 8 x 32 sums in registers, added to
+// partial[split][kb][r*S+s][B][16][32].
 // A row contributes the pixels whose input exists: bounds of the loop, no test inside. sum_splits adds the partial sums
 // in order of the splits and zeroes what lies between groups. Splits depend on the shape alone.
 //

@@ -31,9 +31,9 @@ package struct ReferenceOutput: Sendable {
 
 /// A tolerance that grows with what was summed: `c · ε · √K · ‖terms‖ + a`, never a percentage of the whole tensor.
 package struct ToleranceModel: Sendable {
-    /// c. A plain float32 sum of K terms of random sign errs by about 0.2·ε·√K·‖terms‖; 8 leaves room for other orders of
-    /// summation, transformed convolutions, fused or unfused products and a device's approximate `exp`.
-    package var factor: Double = 8
+    /// c. A plain float32 sum of K terms of random sign errs by about 0.2·ε·√K·‖terms‖; 4 leaves room for other orders of
+    /// summation, fused or unfused products and a device's approximate `exp`.
+    package var factor: Double = 4
     /// a: subnormal results may be flushed to zero.
     package var absolute: Double = 1e-36
 

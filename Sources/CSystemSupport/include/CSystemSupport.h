@@ -82,3 +82,12 @@ typedef enum graft_instruction_set {
 
 /// Whether this processor and its operating system run an instruction set; false on other architectures than x86-64.
 bool graft_cpu_supports(graft_instruction_set instruction_set);
+
+/// Tells the processor that this is a waiting loop: it saves power and leaves the core to its other thread.
+static inline void graft_spin_hint(void) {
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
