@@ -69,7 +69,9 @@ package enum GraphError: Error, Hashable, Sendable, CustomStringConvertible {
         case .oneValuePerChannel(let node, let shape):
             "\(node) would compute batch statistics from one value per channel (input \(shape)); use a larger --batch-size or --image-size, or keep it frozen"
         case .unknownNode(let name, let near):
-            "there is no layer \"\(name)\"" + (near.isEmpty ? "" : "; did you mean \(near.joined(separator: ", "))?")
+            "there is no layer \"\(name)\""
+                + (near.isEmpty
+                    ? "; `graft summary MODEL` lists the layers" : "; did you mean \(near.joined(separator: ", "))?")
         case .nothingToTrain: "no parameter is trainable: unfreeze at least one layer, for example --unfreeze head"
         }
     }

@@ -37,9 +37,9 @@ final class TrainingReport {
             seenInEpoch = min(seenInEpoch + options.batchSize, imageCount)
             folder.record(record)
             progress?.update(seenInEpoch, detail: "loss \(fixed(record.loss, 4))")
-        case .skipped(let reason):
+        case .skipped(let image):
             finish()
-            Console.warning("left out: \(reason)")
+            Console.warning("left out: \(image.error)")
         case .epoch(let record):
             finish()
             try folder.finish(record, model: try trainer.model())
