@@ -59,8 +59,6 @@ var targets: [Target] = [
         exclude: ["Demo/make-weights.sh"]),
     .executableTarget(name: "GraftCLI", dependencies: ["Graft"]),
 
-    .executableTarget(
-        name: "ScratchConf", dependencies: ["GraftOpenCL", "GraftGraph", "GraftTensor", "BackendConformance"]),
     // Tests
     .target(
         name: "BackendConformance", dependencies: ["GraftTensor", "GraftGraph"], path: "Tests/BackendConformance"),
