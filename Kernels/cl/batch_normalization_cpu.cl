@@ -2,9 +2,9 @@
 //
 // A channel block of 16 is one contiguous run of pixelCount = N*H*W vectors. It is cut into segments of segmentPixels
 // pixels (by shape alone). Kernels:
-//   statistics         work-item (segment, block): partial[block][segment] = {mean, M2} of its pixels. The values are
-//                      shifted by the segment's first, then mean and sum of squared deviations follow without
-//                      cancellation; four accumulators.
+//   statistics         work-item (segment, block): partial[block][segment] = {mean, M2} of its pixels, the mean
+//                      relative to the channel's first value. Values are shifted by the mean of 16 of them, so that
+//                      mean and sum of squared deviations follow without cancellation; four accumulators.
 //   combine_statistics work-item (block): segments are merged in order (Chan et al. 1979):
 //                      M2 = M2a + M2b + d^2 * na*nb/n; running statistics are updated; zero behind the last channel.
 //   normalize          work-item (segment, block): y = (x - mean)*scale + beta, + residual, max(0, .)
@@ -48,7 +48,13 @@ SINGLE_ITEM kernel void statistics(GLOBAL_IN x, GLOBAL_OUT partial, int pixelCou
     const int segment = (int)get_global_id(0), segments = (int)get_global_size(0), block = (int)get_global_id(1);
     const int first = segment * segmentPixels, count = min(segmentPixels, pixelCount - first);
     const __global float *from = x + ((size_t)block * pixelCount + first) * 16;
-    const float16 shift = vload16(0, from);
+    // Means are kept relative to the channel's first value: rounded at their own size, they still differ between segments.
+    const float16 base = vload16(0, x + (size_t)block * pixelCount * 16);
+    // The mean of samples from all over the segment: what is subtracted below is then small beside what is kept.
+    const int samples = min(count, 16), step = count / samples;
+    float16 shift = ZERO;
+    for (int i = 0; i < samples; ++i) shift += vload16(i * step, from);
+    shift /= (float)samples;
     float16 s0 = ZERO, s1 = ZERO, s2 = ZERO, s3 = ZERO, q0 = ZERO, q1 = ZERO, q2 = ZERO, q3 = ZERO;
     int m = 0;
     for (; m + 4 <= count; m += 4, from += 64) {
@@ -72,8 +78,8 @@ SINGLE_ITEM kernel void statistics(GLOBAL_IN x, GLOBAL_OUT partial, int pixelCou
     const float16 offset = sum / (float)count;
     __global float *to = partial + ((size_t)block * segments + segment) * 32;
     const float16 rest = squares - sum * offset;
-    // The shift is one sample: where it lies far from the mean, squares are summed again about the mean itself.
-    if (any(sum * offset > rest * 16.0f)) {
+    // Where the samples' mean lies far from the mean, squares are summed again about the mean itself.
+    if (any(sum * offset > rest)) {
         const float16 mean = shift + offset;
         q0 = ZERO;
         q1 = ZERO;
@@ -91,16 +97,16 @@ SINGLE_ITEM kernel void statistics(GLOBAL_IN x, GLOBAL_OUT partial, int pixelCou
             q0 = fma(d, d, q0);
         }
         const float16 correction = s0 / (float)count;
-        vstore16(mean + correction, 0, to);
+        vstore16((mean - base) + correction, 0, to);
         vstore16(fmax(q0 + q1 - s0 * correction, ZERO), 1, to);
     } else {
-        vstore16(shift + offset, 0, to);
+        vstore16((shift - base) + offset, 0, to);
         vstore16(fmax(rest, ZERO), 1, to);
     }
 }
 
 // mean, inverseDeviation, running statistics: vectors; runningIn and runningOut may be the same memory.
-SINGLE_ITEM kernel void combine_statistics(GLOBAL_IN partial, const __global float *runningMeanIn,
+SINGLE_ITEM kernel void combine_statistics(GLOBAL_IN x, GLOBAL_IN partial, const __global float *runningMeanIn,
                                            const __global float *runningVarianceIn, GLOBAL_OUT mean,
                                            GLOBAL_OUT inverseDeviation, __global float *runningMean,
                                            __global float *runningVariance, int pixelCount, int segmentPixels,
@@ -120,6 +126,7 @@ SINGLE_ITEM kernel void combine_statistics(GLOBAL_IN partial, const __global flo
             m2 += vload16(segment * 2 + 1, from) + delta * delta * (count * (added / total));
             count = total;
         }
+        m += vload16(0, x + (size_t)block * pixelCount * 16);
     }
     const float16 variance = m2 / (float)pixelCount;
     // One value per channel has no unbiased variance; the divisor stays 1.

@@ -33,8 +33,8 @@
 //   GRADIENT, SPLIT, BIAS, RESIDUAL, RELU    as named; the last three in this order, with SPLIT by `convolution_finish`
 //   POINTWISE   1x1, stride 1, no padding: source and output planes agree
 //   LINEAR      POINTWISE on a 1x1 plane: lanes run along k, not along j
-//   FLAT        k = (r, s, c) or (r, s, o) is cut in steps of BK across taps, for few channels per group (fewer than 16,
-//               less than 2^21 terms in all); in the gradient for stride 1 only
+//   FLAT        k = (r, s, c) or (r, s, o) is cut in steps of BK across taps, for few channels per group (fewer than
+//               16, less than 2^21 terms in all); in the gradient for stride 1 only
 //   VECTOR_A    4 where the contiguous extent of A is a multiple of 4, else 1
 //   VECTOR_B    4 where POINTWISE, not LINEAR, and the plane is a multiple of 4 pixels, else 1
 

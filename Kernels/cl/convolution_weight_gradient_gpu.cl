@@ -271,12 +271,15 @@ void weight_gradient(
 #else
     __global float *result = output;
 #endif
+    // Unrolled, or the accumulators would be indexed at run time and live in memory throughout.
+#pragma unroll
     for (int i = 0; i < TM; i++) {
         const int m = first_row + (i / WIDTH_M) * SPREAD_M + item_m * WIDTH_M + i % WIDTH_M;
-        if (m >= rows) continue;
+#pragma unroll
         for (int j = 0; j < TN; j++) {
             const int column = first_column + (j / WIDTH_N) * SPREAD_N + item_n * WIDTH_N + j % WIDTH_N;
-            if (column < columns) result[((size_t)group * rows + m) * columns + column] = total[i][j] + sum[i][j];
+            if (m < rows && column < columns)
+                result[((size_t)group * rows + m) * columns + column] = total[i][j] + sum[i][j];
         }
     }
 }

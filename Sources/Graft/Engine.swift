@@ -42,11 +42,10 @@ final class Engine {
             indexOf[request] = programs.count
             programs.append(try Program(graph, lowering))
         }
-        let plan = try MemoryPlan(
-            programs: programs, layout: MemoryLayout(backend: backend),
-            options: MemoryPlan.Options(optimizerStateCount: options.optimizer.stateCount))
-        self.plan = plan
         do throws(DeviceError) {
+            plan = try MemoryPlan(
+                programs: programs, layout: MemoryLayout(backend: backend),
+                options: MemoryPlan.Options(optimizerStateCount: options.optimizer.stateCount))
             memory = try backend.allocate(plan)
         } catch {
             throw Self.withBatchSizeAdvice(error, graph, requests: requests, options: options, backend: backend)

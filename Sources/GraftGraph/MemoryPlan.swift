@@ -97,7 +97,7 @@ package struct MemoryPlan: Sendable {
 
     /// Plans memory for programs that share parameters.
     ///
-    /// - Throws: ``DeviceError/unsupported(_:)`` when one value alone is larger than the largest arena.
+    /// - Throws: ``DeviceError/outOfMemory`` when one value alone is larger than the largest arena.
     package init(programs: [Program], layout: MemoryLayout, options: Options = Options()) throws(DeviceError) {
         self.layout = layout
         self.options = options
@@ -162,9 +162,9 @@ package struct MemoryPlan: Sendable {
         }
         let total = offset + options.guardByteCount
         guard total <= layout.maximumArenaByteCount else {
-            throw DeviceError.unsupported(
-                "the trainable parameters need \(formatBytes(total)) in one piece, the device allows \(formatBytes(layout.maximumArenaByteCount)); freeze more layers"
-            )
+            throw DeviceError.outOfMemory(
+                device: "the device", requestedByteCount: total, availableByteCount: layout.maximumArenaByteCount,
+                advice: "The trainable parameters must lie in one piece; freeze more layers.")
         }
         let roles: [ArenaRole] = [.parameters, .gradients] + (0..<options.optimizerStateCount).map { .state($0) }
         let base = arenas.count
@@ -319,9 +319,9 @@ package struct MemoryPlan: Sendable {
         }
         let total = options.guardByteCount + need
         guard total <= layout.maximumArenaByteCount else {
-            throw DeviceError.unsupported(
-                "\(name) needs \(formatBytes(total)) in one piece, the device allows \(formatBytes(layout.maximumArenaByteCount)); try a smaller --batch-size"
-            )
+            throw DeviceError.outOfMemory(
+                device: "the device", requestedByteCount: total, availableByteCount: layout.maximumArenaByteCount,
+                advice: "\(name) must lie in one piece; try a smaller --batch-size.")
         }
         arenas.append(Arena(role: role, byteCount: total))
         return Slot(arena: arenas.count - 1, offset: options.guardByteCount, byteCount: byteCount)

@@ -42,7 +42,7 @@
                 global: segments.count, segments.blocks)
             plan.launch(
                 Self.file, "combine_statistics", [],
-                [partial, .input(3), .input(4), .output(1), .output(2), .output(3), .output(4)]
+                [.input(0), partial, .input(3), .input(4), .output(1), .output(2), .output(3), .output(4)]
                     + integers(segments.pixels, segments.segmentPixels, segments.count, shape.channels)
                     + [.float32(epsilon), .float32(momentum)],
                 global: segments.vectorBlocks)

@@ -63,8 +63,6 @@
         private func options(for key: Key) -> String {
             var options = ["-cl-std=CL1.2"]
             if context.supportsCorrectDivision { options.append("-cl-fp32-correctly-rounded-divide-sqrt") }
-            // Oclgrind 21.10 does not know the intrinsic that marks the scope of a restricted pointer in an inlined function.
-            if context.description.platform == "Oclgrind" { options.append("-D restrict=") }
             options += key.definitions.map { "-D \($0.name)=\($0.value)" }
             return options.joined(separator: " ")
         }
