@@ -75,7 +75,8 @@ private struct Trace {
 
     func data() throws -> ImageDataset {
         let name = try #require(text("data"))
-        let folder = try SharedData.path("data/\(name)")
+        // The runner records the last two parts of the path.
+        let folder = try SharedData.path(name.hasPrefix("data/") ? name : "data/\(name)")
         guard let list = text("list") else { return try ImageDataset(folder: folder, limit: integer("limit")) }
         return try ImageDataset(
             folder: folder, list: SharedData.path("reference/lists/\(list)"), limit: integer("limit"))
