@@ -146,7 +146,8 @@ private struct Lowering {
             if canFuse {
                 if case .convolution = graph.nodes[index].layer, plan.nodes[index].trainableParameters.isEmpty,
                     let next = onlyConsumer(of: index), case .batchNormalization = graph.nodes[next].layer,
-                    plan.nodes[next].trainableParameters.isEmpty, usesRunningStatistics(next)
+                    // Statistics that training moves cannot be folded into a constant, in an inference program either.
+                    !plan.nodes[next].usesBatchStatistics
                 {
                     group.foldedNorm = next
                     group.output = next

@@ -118,6 +118,14 @@ extension Program {
         #expect(tracked.count(.batchNormalizationTrainingGradient) == 0)
     }
 
+    @Test func inferenceBesideTrackedStatisticsFoldsNothing() throws {
+        // The training program moves the statistics; a folded constant would keep the old ones.
+        let kept = try program(residualGraph(), mode: .inference, trainable: ["fc"], statistics: .keep)
+        let tracked = try program(residualGraph(), mode: .inference, trainable: ["fc"], statistics: .track)
+        #expect(kept.count(.batchNormalizationInference) == 0)
+        #expect(tracked.count(.batchNormalizationInference) == 5)
+    }
+
     @Test func everyTransientIsWrittenOnceBeforeItIsRead() throws {
         for trainable in [
             ["fc"], ["layer1", "fc"], ["conv1", "bn1", "layer1", "layer2", "fc"], ["layer2.bn1"], ["bn1"],

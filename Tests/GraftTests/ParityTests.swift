@@ -75,6 +75,7 @@ private struct Trace {
 
     func data() throws -> ImageDataset {
         let name = try #require(text("data"))
+        // The runner records the last two parts of the path.
         let folder = try SharedData.path(name.hasPrefix("data/") ? name : "data/\(name)")
         guard let list = text("list") else { return try ImageDataset(folder: folder, limit: integer("limit")) }
         return try ImageDataset(
