@@ -64,9 +64,9 @@ public struct Benchmark: Sendable {
         _ model: Model, mode: Mode, batchSize: Int, repeats: Int, warmup: Int = 2, device: Device,
         frozenStatistics: FrozenStatistics = .keep, profiles: Bool = false
     ) throws -> Result {
-        guard batchSize > 0, repeats > 0 else {
-            throw GraftError.invalidArgument(
-                "--batch-size and --repeats must be at least 1, not \(batchSize) and \(repeats)")
+        try Limits.check(batchSize: batchSize)
+        guard (1...1_000_000).contains(repeats) else {
+            throw GraftError.invalidArgument("--repeats \(repeats): expected 1 to 1000000")
         }
         let size = model.preprocessing.imageSize
         let random = CounterRandom(seed: 1, 0xBE4C)

@@ -100,14 +100,18 @@ extension Trainer {
         let batchSize = min(options.batchSize, data.count)
         let used = options.dropsLast ? data.count / batchSize * batchSize : data.count
         let stepsPerEpoch = (used + batchSize - 1) / batchSize
-        let totalSteps = min(options.epochs * stepsPerEpoch, options.stepLimit ?? Int.max)
+        let allSteps = options.epochs.multipliedReportingOverflow(by: stepsPerEpoch)
+        let plannedSteps = allSteps.overflow ? Int.max : allSteps.partialValue
+        let totalSteps = min(plannedSteps, options.stepLimit ?? Int.max)
+        try checkUnfreezing(options, stepsPerEpoch: stepsPerEpoch, totalSteps: totalSteps)
         try prepare(
             trainingBatches: Self.sizes(count: used, batchSize: batchSize),
             evaluationBatches: validation.map { Self.sizes(count: $0.count, batchSize: options.batchSize) } ?? [])
         var announced = false
         var step = 0
         var records: [EpochRecord] = []
-        for epoch in 0..<options.epochs where step < totalSteps {
+        for epoch in 0..<options.epochs {
+            if step >= totalSteps { break }
             let start = Date()
             for entry in options.unfreezeAtEpoch where entry.epoch == epoch {
                 try onEvent(
@@ -137,7 +141,7 @@ extension Trainer {
                 let rate =
                     optimizer.learningRate
                     * options.schedule.factor(
-                        step: step, totalSteps: options.epochs * stepsPerEpoch, stepsPerEpoch: stepsPerEpoch,
+                        step: step, totalSteps: plannedSteps, stepsPerEpoch: stepsPerEpoch,
                         warmupSteps: options.warmupSteps)
                 let metrics = try self.step(
                     pixels: batch.pixels, labels: batch.labels, learningRate: rate,
@@ -167,6 +171,8 @@ extension Trainer {
                     isCancelled: options.isCancelled
                 ) { image in try onEvent(.skipped(image)) }
             }
+            // The last update of an epoch shows in no training loss any more.
+            if let evaluation, !evaluation.loss.isFinite { throw GraftError.diverged(epoch: epoch, step: step - 1) }
             let record = EpochRecord(
                 epoch: epoch, trainLoss: lossSum / Double(seen), trainAccuracy: correct / Double(seen),
                 validation: evaluation, seconds: Date().timeIntervalSince(start))
@@ -197,9 +203,7 @@ extension Trainer {
 
     private func check(_ data: ImageDataset, _ validation: ImageDataset?, _ options: FitOptions) throws {
         guard data.count > 0 else { throw GraftError.noInput("there is no training image") }
-        guard options.batchSize > 0 else {
-            throw GraftError.invalidArgument("--batch-size \(options.batchSize) must be at least 1")
-        }
+        try Limits.check(batchSize: options.batchSize)
         guard options.epochs > 0 else {
             throw GraftError.invalidArgument("--epochs \(options.epochs) must be at least 1")
         }
@@ -221,6 +225,21 @@ extension Trainer {
         // A misspelled selector must not surface hours into a run.
         for selector in options.unfreezeAtEpoch.map(\.selector) + options.unfreezeAtStep.map(\.selector) {
             _ = try configuration.names(selector)
+        }
+    }
+
+    /// Refuses an unfreezing that the run would never reach: it would be silently without effect.
+    private func checkUnfreezing(_ options: FitOptions, stepsPerEpoch: Int, totalSteps: Int) throws {
+        let lastStep = totalSteps - 1
+        for entry in options.unfreezeAtEpoch where entry.epoch < 0 || entry.epoch > lastStep / stepsPerEpoch {
+            throw GraftError.invalidArgument(
+                "unfreezing \(entry.selector) at epoch \(entry.epoch) never happens: the run has the epochs 0 to "
+                    + "\(lastStep / stepsPerEpoch)")
+        }
+        for entry in options.unfreezeAtStep where entry.step < 0 || entry.step > lastStep {
+            throw GraftError.invalidArgument(
+                "unfreezing \(entry.selector) at step \(entry.step) never happens: the run has the steps 0 to \(lastStep)"
+            )
         }
     }
 

@@ -38,7 +38,7 @@ public struct Model: Sendable {
     public init(_ name: String, classCount: Int? = nil, seed: UInt64 = 0) throws {
         let architecture = try Architecture.named(name)
         let count = classCount ?? architecture.classCount
-        guard count > 0 else { throw GraftError.invalidArgument("a classifier needs at least one class, not \(count)") }
+        try Limits.check(classCount: count)
         let graph = architecture.graph(classCount: count)
         self.init(
             architecture: architecture, graph: graph, classCount: count,
@@ -150,9 +150,7 @@ public struct Model: Sendable {
     ///   - seed: its weights depend on it; they are uniform in ±1/√fan-in, as `nn.Linear` and `nn.Conv2d` start.
     /// - Throws: ``GraftError/invalidArgument(_:)`` for a count below 1.
     public mutating func replaceHead(classCount: Int, seed: UInt64 = 0) throws {
-        guard classCount > 0 else {
-            throw GraftError.invalidArgument("a classifier needs at least one class, not \(classCount)")
-        }
+        try Limits.check(classCount: classCount)
         let newGraph = architecture.graph(classCount: classCount)
         var newState = StateDictionary()
         let head = architecture.headName + "."
@@ -213,6 +211,11 @@ public struct Model: Sendable {
     /// names, preprocessing and digest. Written to a temporary file first: a failure leaves an older file as it was.
     public func save(_ path: String) throws {
         try Safetensors.write(state, metadata: ModelMetadata(self, digest: digest()).entries, to: path)
+    }
+
+    /// Whether every weight and statistic is a finite number.
+    public var isFinite: Bool {
+        state.allSatisfy { $0.tensor.floats?.allSatisfy(\.isFinite) ?? true }
     }
 
     /// SHA-256 over all tensors, independent of the container: what `parity.py digest` prints.

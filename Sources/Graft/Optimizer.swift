@@ -72,14 +72,14 @@ public enum LearningRateSchedule: Sendable, Hashable {
     ///   - warmupSteps: the first so many steps rise linearly to 1; the schedule proper starts behind them.
     /// - Returns: what the optimizer's learning rate is multiplied with.
     public func factor(step: Int, totalSteps: Int, stepsPerEpoch: Int, warmupSteps: Int = 0) -> Double {
-        if step < warmupSteps { return Double(step + 1) / Double(warmupSteps + 1) }
+        if step < warmupSteps { return Double(step + 1) / (Double(warmupSteps) + 1) }
         switch self {
         case .constant: return 1
         case .step(let epochs, let factor):
             let drops = step / max(stepsPerEpoch, 1) / max(epochs, 1)
             return (0..<drops).reduce(1.0) { value, _ in value * factor }
         case .cosine:
-            let span = Double(max(totalSteps - warmupSteps, 1))
+            let span = max(Double(totalSteps) - Double(warmupSteps), 1)
             return 0.5 * (1 + cosineOf(Double.pi * Double(step - warmupSteps) / span))
         }
     }

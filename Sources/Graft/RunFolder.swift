@@ -10,6 +10,7 @@ public final class RunFolder {
     private var stepRows = "step,epoch,loss,accuracy,learning_rate,images_per_second\n"
     private var epochRows = "epoch,train_loss,train_accuracy,val_loss,val_accuracy,seconds\n"
     private var bestScore = -Double.infinity
+    private var last: (epoch: Int, step: Int) = (0, 0)
 
     /// Creates the folder, or takes one that exists and can be written.
     ///
@@ -31,13 +32,17 @@ public final class RunFolder {
 
     /// Keeps a step for `steps.csv`.
     public func record(_ step: StepRecord) {
+        last = (step.epoch, step.step)
         stepRows +=
             "\(step.step),\(step.epoch),\(step.loss),\(step.accuracy),\(step.learningRate),\(rounded(step.imagesPerSecond))\n"
     }
 
     /// Writes the tables and the weights of an epoch, and `best.safetensors` if it is the best so far: the highest
     /// validation accuracy, or without validation the lowest training loss; the earlier one on ties.
+    ///
+    /// - Throws: ``GraftError/diverged(epoch:step:)`` for weights that are not finite: earlier files stay as they are.
     public func finish(_ epoch: EpochRecord, model: Model) throws {
+        try checkFinite(model)
         func text(_ value: Double?) -> String { value.map { "\($0)" } ?? "" }
         epochRows +=
             "\(epoch.epoch),\(epoch.trainLoss),\(epoch.trainAccuracy),\(text(epoch.validation?.loss)),\(text(epoch.validation?.top1)),\(rounded(epoch.seconds))\n"
@@ -49,8 +54,13 @@ public final class RunFolder {
         try save(model)
     }
 
-    /// Writes `last.safetensors` and the tables.
+    private func checkFinite(_ model: Model) throws {
+        guard model.isFinite else { throw GraftError.diverged(epoch: last.epoch, step: last.step) }
+    }
+
+    /// Writes `last.safetensors` and the tables; weights that are not finite are refused.
     public func save(_ model: Model) throws {
+        try checkFinite(model)
         try model.save(file("last.safetensors"))
         try AtomicFile.write(Array(stepRows.utf8), to: file("steps.csv"))
         try AtomicFile.write(Array(epochRows.utf8), to: file("epochs.csv"))

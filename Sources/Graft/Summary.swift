@@ -49,7 +49,7 @@ public struct ModelSummary: Sendable {
     public init(
         _ model: Model, batchSize: Int = 32, frozenStatistics: FrozenStatistics = .keep, optimizer: Optimizer = .sgd()
     ) throws {
-        guard batchSize > 0 else { throw GraftError.invalidArgument("--batch-size \(batchSize) must be at least 1") }
+        try Limits.check(batchSize: batchSize)
         let graph = model.graph
         let size = model.preprocessing.imageSize
         let shapes = try graph.shapes(batch: batchSize, height: size, width: size)

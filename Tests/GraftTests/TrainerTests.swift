@@ -1,3 +1,4 @@
+import Foundation
 import Graft
 import GraftGraph
 import GraftTensor
@@ -104,6 +105,43 @@ private func smallModel() throws -> Model {
         let plain = try heads(unfreezing: false)
         let unfrozen = try heads(unfreezing: true)
         #expect(zip(plain, unfrozen).allSatisfy { abs($0 - $1) <= 1e-5 * max(1, abs($0)) })
+    }
+
+    @Test func anUnfreezingThatNeverHappensIsRefused() throws {
+        var model = try smallModel()
+        try model.unfreeze("head")
+        var options = FitOptions()
+        options.epochs = 1
+        options.unfreezeAtEpoch = [(1, "layer3")]
+        #expect(throws: GraftError.self) { try Trainer(model, device: .cpu).fit(pictures(4), options: options) }
+        options.unfreezeAtEpoch = []
+        options.unfreezeAtStep = [(1, "layer3")]
+        #expect(throws: GraftError.self) { try Trainer(model, device: .cpu).fit(pictures(4), options: options) }
+    }
+
+    @Test func sizesBeyondReasonAreErrorsAndNotTraps() throws {
+        #expect(throws: GraftError.self) { try Model("resnet8_cifar", classCount: .max) }
+        #expect(throws: GraftError.self) { try ModelSummary(smallModel(), batchSize: .max) }
+        var model = try smallModel()
+        #expect(throws: GraftError.self) { try model.replaceHead(classCount: .max) }
+        try model.unfreeze("head")
+        var options = FitOptions()
+        options.epochs = .max
+        options.warmupSteps = .max
+        options.stepLimit = 2
+        let epochs = try Trainer(model, device: .cpu).fit(pictures(4), options: options)
+        #expect(epochs.count == 2)
+    }
+
+    @Test func weightsThatAreNotFiniteAreNotSaved() throws {
+        var model = try smallModel()
+        let folder = try RunFolder(NSTemporaryDirectory() + "graft-finite-\(UInt64.random(in: 0 ... .max))")
+        defer { try? FileManager.default.removeItem(atPath: folder.path) }
+        try folder.save(model)
+        let before = try Data(contentsOf: URL(fileURLWithPath: folder.path + "/last.safetensors"))
+        try model.replaceState(StateDictionary([("linear.bias", HostTensor([3], [0, .nan, 0]))]))
+        #expect(throws: GraftError.diverged(epoch: 0, step: 0)) { try folder.save(model) }
+        #expect(try Data(contentsOf: URL(fileURLWithPath: folder.path + "/last.safetensors")) == before)
     }
 
     @Test func labelsOutsideTheHeadAreRefused() throws {

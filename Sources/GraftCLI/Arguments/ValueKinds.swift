@@ -51,10 +51,12 @@ extension ValueKind where Value == [String] {
 }
 
 extension ValueKind where Value == Int {
-    /// A whole number of at least `minimum`.
-    static func wholeNumber(_ placeholder: String = "N", atLeast minimum: Int) -> ValueKind {
-        ValueKind(placeholder, expectation: "a whole number of at least \(minimum)") { text in
-            Int(text).flatMap { $0 >= minimum ? $0 : nil }
+    /// A whole number in `minimum ... maximum`; the bound keeps sizes computed from it within 64 bits.
+    static func wholeNumber(
+        _ placeholder: String = "N", atLeast minimum: Int, atMost maximum: Int = 1_000_000_000
+    ) -> ValueKind {
+        ValueKind(placeholder, expectation: "a whole number from \(minimum) to \(maximum)") { text in
+            Int(text).flatMap { (minimum...maximum).contains($0) ? $0 : nil }
         }
     }
 }

@@ -7,9 +7,10 @@ enum BenchCommand {
     static let trainable = Argument.option(
         "trainable", .names("S"), default: ["all"], shownAs: "all",
         help: "Layers that train, with --mode train: all or names; the rest is frozen.")
-    static let repeats = Argument.option("repeats", .wholeNumber("R", atLeast: 1), default: 5, help: "Timed runs.")
+    static let repeats = Argument.option(
+        "repeats", .wholeNumber("R", atLeast: 1, atMost: 1_000_000), default: 5, help: "Timed runs.")
     static let imageSize = Argument.optional(
-        "image-size", .wholeNumber("S", atLeast: 1), shownAs: "the architecture's", example: "224",
+        "image-size", .wholeNumber("S", atLeast: 1, atMost: 65_536), shownAs: "the architecture's", example: "224",
         help: "Side of the input.")
 
     static let command = Command(

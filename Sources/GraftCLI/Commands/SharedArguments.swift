@@ -16,10 +16,10 @@ enum Shared {
 
     // Images
     static let imageSize = Argument.optional(
-        "image-size", .wholeNumber(atLeast: 1), shownAs: "the weights file's, else 224", example: "224",
+        "image-size", .wholeNumber(atLeast: 1, atMost: 65_536), shownAs: "the weights file's, else 224", example: "224",
         help: "Side of the centre crop that the network sees.")
     static let resize = Argument.optional(
-        "resize", .wholeNumber(atLeast: 1), shownAs: "the weights file's, else 256/224 of --image-size",
+        "resize", .wholeNumber(atLeast: 1, atMost: 65_536), shownAs: "the weights file's, else 256/224 of --image-size",
         example: "256", help: "Shorter side before the crop.")
     static let mean = Argument.optional(
         "mean", .channels(positive: false), shownAs: "the weights file's, else 0.485,0.456,0.406",
@@ -49,10 +49,10 @@ enum Shared {
         "device", .text("D"), default: "auto", environment: "GRAFT_DEVICE",
         help: "auto, cpu, opencl, gpu, opencl:N or a part of a device's name; see `graft devices`.")
     static let threads = Argument.optional(
-        "threads", .wholeNumber(atLeast: 1), shownAs: "all cores", example: "4",
+        "threads", .wholeNumber(atLeast: 1, atMost: 1024), shownAs: "all cores", example: "4",
         help: "Threads of the cpu device and of image decoding.")
     static let batchSize = Argument.option(
-        "batch-size", .wholeNumber(atLeast: 1), default: 32, help: "Images per step.")
+        "batch-size", .wholeNumber(atLeast: 1, atMost: 65_536), default: 32, help: "Images per step.")
     static let seed = Argument.option(
         "seed", .seed, default: 0, help: "Seed of everything random: shuffling, augmentation, dropout, a new head.")
 

@@ -1,7 +1,8 @@
 /// Arguments that say which head a network has and which of its layers train.
 enum TrainableSet {
     static let classes = Argument.optional(
-        "classes", .wholeNumber(atLeast: 1), shownAs: "the weights file's or the folder's", example: "10",
+        "classes", .wholeNumber(atLeast: 1, atMost: 100_000), shownAs: "the weights file's or the folder's",
+        example: "10",
         help: "Outputs of the head; it is replaced only when its size differs.")
     static let freeze = Argument.optional(
         "freeze", .names("S"), shownAs: "backbone with --weights, else nothing", example: "all",
