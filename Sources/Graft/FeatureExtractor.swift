@@ -48,7 +48,7 @@ public final class FeatureExtractor {
     /// - Parameters:
     ///   - pixels: `count` images of `imageSize × imageSize` RGB pixels, uint8 `[N, H, W, 3]`.
     ///   - count: images in the batch.
-    /// - Returns: by layer name, float32 `[N, C, H, W]`.
+    /// - Returns: by layer name, float32 `[N, C, H, W]`, or `[N, C]` for layers from the flattening on.
     /// - Throws: ``GraftError/invalidArgument(_:)`` for a wrong byte count; ``DeviceError``.
     public func features(ofPixels pixels: [UInt8], count: Int) throws -> [String: HostTensor] {
         let size = model.preprocessing.imageSize
@@ -66,7 +66,7 @@ public final class FeatureExtractor {
     /// The outputs for a batch that is already normalised.
     ///
     /// - Parameter input: float32 `[N, 3, S, S]` with S the preprocessing's image size.
-    /// - Returns: by layer name, float32 `[N, C, H, W]`.
+    /// - Returns: by layer name, float32 `[N, C, H, W]`, or `[N, C]` for layers from the flattening on.
     /// - Throws: ``GraftError/invalidArgument(_:)`` for another shape; ``DeviceError``.
     public func features(of input: HostTensor) throws -> [String: HostTensor] {
         let size = model.preprocessing.imageSize
@@ -98,7 +98,11 @@ public final class FeatureExtractor {
         try engine.write(tensor, to: role, of: request)
         try engine.run(request)
         var result: [String: HostTensor] = [:]
-        for layer in layers { result[layer] = try engine.read(layer, of: request) }
+        for layer in layers {
+            let value = try engine.read(layer, of: request)
+            let isFlat = try model.graph.isFlat(model.graph.index(of: layer))
+            result[layer] = isFlat ? value.reshaped([value.shape[0], value.shape[1]]) : value
+        }
         return result
     }
 

@@ -141,7 +141,7 @@ extension Trainer {
                 let rate =
                     optimizer.learningRate
                     * options.schedule.factor(
-                        step: step, totalSteps: plannedSteps, stepsPerEpoch: stepsPerEpoch,
+                        step: step, totalSteps: totalSteps, stepsPerEpoch: stepsPerEpoch,
                         warmupSteps: options.warmupSteps)
                 let metrics = try self.step(
                     pixels: batch.pixels, labels: batch.labels, learningRate: rate,

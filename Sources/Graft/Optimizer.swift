@@ -76,7 +76,7 @@ public enum LearningRateSchedule: Sendable, Hashable {
         switch self {
         case .constant: return 1
         case .step(let epochs, let factor):
-            let drops = step / max(stepsPerEpoch, 1) / max(epochs, 1)
+            let drops = (step - warmupSteps) / max(stepsPerEpoch, 1) / max(epochs, 1)
             return (0..<drops).reduce(1.0) { value, _ in value * factor }
         case .cosine:
             let span = max(Double(totalSteps) - Double(warmupSteps), 1)

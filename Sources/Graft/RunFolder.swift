@@ -61,6 +61,13 @@ public final class RunFolder {
     /// Writes `last.safetensors` and the tables; weights that are not finite are refused.
     public func save(_ model: Model) throws {
         try checkFinite(model)
+        // A run that ends within its first epoch has no best; that of an older run must not pass for its own.
+        let best = file("best.safetensors")
+        if bestScore == -.infinity, FileManager.default.fileExists(atPath: best) {
+            do { try FileManager.default.removeItem(atPath: best) } catch {
+                throw GraftError.outputFailed("cannot remove the older run's \(best): \(error.localizedDescription)")
+            }
+        }
         try model.save(file("last.safetensors"))
         try AtomicFile.write(Array(stepRows.utf8), to: file("steps.csv"))
         try AtomicFile.write(Array(epochRows.utf8), to: file("epochs.csv"))

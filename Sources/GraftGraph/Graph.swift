@@ -196,6 +196,17 @@ package struct Graph: Hashable, Sendable {
         throw unknown(name)
     }
 
+    /// Whether a node's value is `[N, C]` in PyTorch: a flattening, or something of that value, is behind it.
+    package func isFlat(_ index: Int) -> Bool {
+        switch nodes[index].layer {
+        case .flatten, .linear: true
+        case .relu, .dropout, .add, .batchNormalization: nodes[index].inputs.contains { isFlat($0) }
+        case .input, .convolution, .maxPooling, .averagePooling, .adaptiveAveragePooling, .concatenation,
+            .subsampleAndPad:
+            false
+        }
+    }
+
     private func unknown(_ name: String) -> GraphError {
         .unknownNode(name, near: nearMatches(to: name, in: moduleNames))
     }

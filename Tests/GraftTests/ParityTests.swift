@@ -234,6 +234,7 @@ struct ParityTests {
         for layer in layers {
             let wanted = try #require(reference[layer]?.floats, "\(layer)")
             let found = try #require(features[layer]?.floats)
+            #expect(features[layer]?.shape == reference[layer]?.shape, "\(layer)")
             #expect(relativeError(found, wanted) < 1e-5, "\(layer) on \(device): \(relativeError(found, wanted))")
         }
     }

@@ -162,5 +162,7 @@ private func smallModel() throws -> Model {
         #expect(factors(.step(epochs: 1, factor: 0.5)) == [1, 1, 0.5, 0.5, 0.25, 0.25])
         #expect(abs(factors(.cosine)[3] - 0.5) < 1e-12)
         #expect(factors(.constant, warmup: 3)[0] == 0.25)
+        // The schedule proper starts behind the warm-up.
+        #expect(factors(.step(epochs: 1, factor: 0.5), warmup: 2)[2...] == [1, 1, 0.5, 0.5])
     }
 }

@@ -173,15 +173,19 @@ enum DataRequest {
         defer { progress.finish() }
         var done = 0
         var used = 0
-        while let batch = try loader.next() {
-            for image in batch.skipped {
-                progress.finish()
-                Console.warning("left out: \(image.error)")
+        // Ctrl-C unwinds, so that half-written files go.
+        try Interruption.deferred {
+            while let batch = try loader.next() {
+                guard !Interruption.isRequested else { throw GraftError.interrupted }
+                for image in batch.skipped {
+                    progress.finish()
+                    Console.warning("left out: \(image.error)")
+                }
+                try body(batch)
+                done += batch.count + batch.skipped.count
+                used += batch.count
+                progress.update(done)
             }
-            try body(batch)
-            done += batch.count + batch.skipped.count
-            used += batch.count
-            progress.update(done)
         }
         guard used > 0 else {
             throw CommandFailure(
