@@ -162,6 +162,7 @@ extension Trainer {
                 seen += batch.labels.count
                 step += 1
             }
+            for image in batches.skippedBehindLastBatch { try onEvent(.skipped(image)) }
             guard seen > 0 else {
                 throw GraftError.noInput("no image of epoch \(epoch) could be read: all \(data.count) were passed over")
             }
@@ -198,6 +199,7 @@ extension Trainer {
             let logits = try logits(ofPixels: batch.pixels, count: batch.labels.count)
             try evaluation.add(logits: logits, labels: batch.labels)
         }
+        for image in batches.skippedBehindLastBatch { try onSkip(image) }
         return evaluation
     }
 
@@ -222,10 +224,15 @@ extension Trainer {
             throw GraftError.invalidArgument(
                 "the data have \(highest) classes, the head has \(configuration.classCount); pass --classes \(highest)")
         }
-        // A misspelled selector must not surface hours into a run.
+        // A misspelled selector, or a plan that cannot be, must not surface hours into a run.
         for selector in options.unfreezeAtEpoch.map(\.selector) + options.unfreezeAtStep.map(\.selector) {
             _ = try configuration.names(selector)
         }
+        try checkPlan(
+            unfreezing: options.unfreezeAtEpoch.map(\.selector) + options.unfreezeAtStep.map(\.selector),
+            batchSizes: Self.sizes(
+                count: options.dropsLast ? data.count / options.batchSize * options.batchSize : data.count,
+                batchSize: min(options.batchSize, data.count)))
     }
 
     /// Refuses an unfreezing that the run would never reach: it would be silently without effect.

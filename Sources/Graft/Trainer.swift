@@ -150,6 +150,29 @@ public final class Trainer {
         if let engine, !requests.allSatisfy(engine.serves) { try suspend() }
     }
 
+    /// Lowers and plans what will train once everything is unfrozen, without allocating: a run must not fail for it later.
+    func checkPlan(unfreezing selectors: [String], batchSizes: Set<Int>) throws {
+        var model = hostModel
+        for selector in selectors { try model.unfreeze(selector) }
+        var options = loweringOptions
+        options.cohorts = [model.parameterNames.filter(model.trainable.contains)]
+        for size in batchSizes {
+            options.batch = size
+            _ = try Program(model.graph, options)
+        }
+        options.batch = batchSizes.max() ?? 1
+        let plan = try MemoryPlan(
+            programs: [Program(model.graph, options)], layout: MemoryLayout(backend: opened.backend),
+            options: MemoryPlan.Options(optimizerStateCount: options.optimizer.stateCount))
+        let available = opened.backend.description.memoryByteCount
+        guard plan.totalByteCount <= available else {
+            throw DeviceError.outOfMemory(
+                device: deviceDescription.name, requestedByteCount: plan.totalByteCount,
+                availableByteCount: available,
+                advice: "That is with everything unfrozen that the run will train; use a smaller --batch-size.")
+        }
+    }
+
     private func engine(for request: Engine.Request) throws -> Engine {
         requests.insert(request)
         if let engine {

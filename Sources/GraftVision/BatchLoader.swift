@@ -122,6 +122,9 @@ public final class BatchLoader: @unchecked Sendable {
 
     /// All pictures left out so far, in order of delivery.
     public var skippedImages: [SkippedImage] { shared.skippedImages }
+
+    /// Pictures left out of the empty batches behind the last one that was delivered; known once `next()` gave nil.
+    public var skippedBehindLastBatch: [SkippedImage] { shared.skippedBehindLastBatch }
 }
 
 /// What the consumer and the workers share; workers keep it alive, not the loader.
@@ -157,6 +160,7 @@ private final class SharedState: @unchecked Sendable {
     private var isStopped = false
     private var failure: ImageError?
     private var skipped: [SkippedImage] = []
+    private var trailing: [SkippedImage] = []
 
     init(
         dataset: ImageDataset, order: [Int], preprocessing: ImagePreprocessing, options: BatchLoaderOptions,
@@ -192,6 +196,12 @@ private final class SharedState: @unchecked Sendable {
         condition.broadcast()
         while liveWorkers > 0 { condition.wait() }
         condition.unlock()
+    }
+
+    var skippedBehindLastBatch: [SkippedImage] {
+        condition.lock()
+        defer { condition.unlock() }
+        return trailing
     }
 
     var skippedImages: [SkippedImage] {
@@ -279,6 +289,7 @@ private final class SharedState: @unchecked Sendable {
             }
             while !isStopped, nextBatch < batchCount, pending[nextBatch]?.remaining != 0 { condition.wait() }
             guard !isStopped, let batch = pending.removeValue(forKey: nextBatch) else {
+                trailing += leftOut
                 condition.unlock()
                 return nil
             }

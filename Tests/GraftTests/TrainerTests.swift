@@ -119,6 +119,24 @@ private func smallModel() throws -> Model {
         #expect(throws: GraftError.self) { try Trainer(model, device: .cpu).fit(pictures(4), options: options) }
     }
 
+    @Test func aPlanThatCannotBeEndsARunBeforeItsFirstStep() throws {
+        // A last batch of one image has one value per channel behind layer3 at 4 pixels.
+        var model = try smallModel()
+        model.preprocessing = try ImagePreprocessing(imageSize: 4, resize: 4)
+        try model.unfreeze("head")
+        var options = FitOptions()
+        options.epochs = 2
+        options.batchSize = 11
+        options.unfreezeAtEpoch = [(1, "layer3")]
+        var steps = 0
+        #expect(throws: GraphError.self) {
+            try Trainer(model, device: .cpu).fit(pictures(4), options: options) { event in
+                if case .step = event { steps += 1 }
+            }
+        }
+        #expect(steps == 0)
+    }
+
     @Test func sizesBeyondReasonAreErrorsAndNotTraps() throws {
         #expect(throws: GraftError.self) { try Model("resnet8_cifar", classCount: .max) }
         #expect(throws: GraftError.self) { try ModelSummary(smallModel(), batchSize: .max) }

@@ -187,6 +187,10 @@ enum DataRequest {
                 progress.update(done)
             }
         }
+        for image in loader.skippedBehindLastBatch {
+            progress.finish()
+            Console.warning("left out: \(image.error)")
+        }
         guard used > 0 else {
             throw CommandFailure(
                 .noInput,

@@ -14,8 +14,9 @@ enum TrainCommand {
     static let learningRate = Argument.option("learning-rate", .number(), default: 0.001, help: "Learning rate.")
     static let momentum = Argument.option(
         "momentum", .fraction(includingZero: true), default: 0.9, help: "Momentum of sgd.")
-    static let weightDecay = Argument.option(
-        "weight-decay", .number(), default: 0, shownAs: "0", help: "Weight decay of every trainable parameter.")
+    static let weightDecay = Argument.optional(
+        "weight-decay", .number(), shownAs: "0; 0.01 for adamw", example: "0.0001",
+        help: "Weight decay of every trainable parameter.")
     static let nesterov = Argument.flag("nesterov", help: "Nesterov's momentum, for sgd.")
     static let schedule = Argument.option(
         "schedule", .schedule, default: .constant,
@@ -141,11 +142,11 @@ enum TrainCommand {
     private static func rule(_ values: ArgumentValues) -> Optimizer {
         let rate = values[learningRate]
         return switch values[optimizer] {
-        case "adam": .adam(learningRate: rate, weightDecay: values[weightDecay])
-        case "adamw": .adamW(learningRate: rate, weightDecay: values[weightDecay])
+        case "adam": .adam(learningRate: rate, weightDecay: values[weightDecay] ?? 0)
+        case "adamw": .adamW(learningRate: rate, weightDecay: values[weightDecay] ?? 0.01)
         default:
             .sgd(
-                learningRate: rate, momentum: values[momentum], weightDecay: values[weightDecay],
+                learningRate: rate, momentum: values[momentum], weightDecay: values[weightDecay] ?? 0,
                 nesterov: values[nesterov])
         }
     }
