@@ -111,7 +111,7 @@ public struct Benchmark: Sendable {
     }
 
     private static func time(repeats: Int, warmup: Int, batchSize: Int, _ body: () throws -> Void) throws -> [Double] {
-        for _ in 0..<warmup { try body() }
+        for _ in 0..<max(warmup, 0) { try body() }
         let clock = ContinuousClock()
         return try (0..<repeats).map { _ in
             let elapsed = try clock.measure(body)

@@ -70,7 +70,8 @@ public final class FeatureExtractor {
     /// - Throws: ``GraftError/invalidArgument(_:)`` for another shape; ``DeviceError``.
     public func features(of input: HostTensor) throws -> [String: HostTensor] {
         let size = model.preprocessing.imageSize
-        guard input.shape.rank == 4, input.shape[1] == 3, input.shape[2] == size, input.shape[3] == size,
+        guard input.shape.rank == 4, input.shape[0] > 0, input.shape[1] == 3, input.shape[2] == size,
+            input.shape[3] == size,
             input.floats != nil
         else {
             throw GraftError.invalidArgument(

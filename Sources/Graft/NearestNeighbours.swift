@@ -21,7 +21,12 @@ public struct NearestNeighbours: Sendable {
 
     /// The class of each row: the majority among the `count` neighbours of largest cosine; the closest one decides ties.
     public func predict(_ queries: HostTensor, neighbours count: Int = 1) throws -> [Int32] {
-        try Self.rows(queries).map { query in
+        let rows = try Self.rows(queries)
+        guard rows.allSatisfy({ $0.count == features[0].count }) else {
+            throw GraftError.invalidArgument(
+                "features of \(rows[0].count) numbers, the known ones have \(features[0].count)")
+        }
+        return rows.map { query in
             let scored = features.indices.map { index in (similarity: dot(query, features[index]), index: index) }
             let nearest = scored.sorted { ($0.similarity, -$0.index) > ($1.similarity, -$1.index) }.prefix(
                 max(count, 1))

@@ -55,7 +55,16 @@ enum DataRequest {
         if let list = values[Shared.list] {
             return try ImageDataset(folder: root, list: list, limit: values[Shared.limit])
         }
-        let folder = part.map { isSplit(root) ? "\(root)/\($0)" : root } ?? root
+        var folder = part.map { isSplit(root) ? "\(root)/\($0)" : root } ?? root
+        // A lone train/ is half of a split, not a class of that name.
+        if folder == root, try ImageDataset.classNames(in: root) == ["train"],
+            try !ImageDataset.classNames(in: root + "/train").isEmpty
+        {
+            guard part != "val" else {
+                throw CommandFailure(.noInput, "\(root) has train/ but no val/; pass \(root)/train to use that")
+            }
+            folder = root + "/train"
+        }
         return try ImageDataset(folder: folder, limit: values[Shared.limit])
     }
 
@@ -91,7 +100,7 @@ enum DataRequest {
         guard let text = String(data: bytes, encoding: .utf8) else {
             throw CommandFailure(.badData, "\(path): is not UTF-8 text; it should name a class a line")
         }
-        var lines = text.split(separator: "\n", omittingEmptySubsequences: false).map {
+        var lines = text.split(omittingEmptySubsequences: false, whereSeparator: \.isNewline).map {
             $0.trimmingCharacters(in: .whitespaces)
         }
         while lines.last == "" { lines.removeLast() }

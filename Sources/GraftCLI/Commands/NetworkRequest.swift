@@ -36,9 +36,9 @@ enum NetworkRequest {
         let carried = network.preprocessing
         let imageSize = values[Shared.imageSize] ?? carried.imageSize
         let resize = values[Shared.resize] ?? standardResize(carried, imageSize: imageSize)
-        guard resize >= imageSize else {
+        guard resize.map({ $0 >= imageSize }) ?? true else {
             throw UsageError(
-                "--resize \(resize) is smaller than --image-size \(imageSize): the crop would not be filled; "
+                "--resize \(resize ?? 0) is smaller than --image-size \(imageSize): the crop would not be filled; "
                     + "pass --resize \(imageSize) or more")
         }
         network.preprocessing = try ImagePreprocessing(
@@ -62,10 +62,10 @@ enum NetworkRequest {
             exif: carried.exif)
     }
 
-    /// An unchanged size keeps what the weights carry; another one gets the usual margin of 256 to 224.
-    private static func standardResize(_ carried: ImagePreprocessing, imageSize: Int) -> Int {
-        if imageSize == carried.imageSize, let resize = carried.resize { return resize }
-        return imageSize * 256 / 224
+    /// An unchanged size keeps what the weights carry, nil for a stretched picture; another one gets the usual margin of
+    /// 256 to 224.
+    private static func standardResize(_ carried: ImagePreprocessing, imageSize: Int) -> Int? {
+        imageSize == carried.imageSize ? carried.resize : min(imageSize * 256 / 224, 65_536)
     }
 
     /// Applies `--freeze` and `--unfreeze`, in this order. With weights and without `--freeze`, the backbone is frozen.
