@@ -59,7 +59,7 @@ public struct Benchmark: Sendable {
     ///   - frozenStatistics: what batch norms with frozen parameters do.
     ///   - profiles: whether to time every instruction once as well.
     /// - Returns: times per image and the device's description.
-    /// - Throws: ``GraftError/invalidArgument(_:)``; ``DeviceError`` when the plan does not fit the device.
+    /// - Throws: ``GraftError/invalidArgument(_:)``; `DeviceError` when the plan does not fit the device.
     public static func run(
         _ model: Model, mode: Mode, batchSize: Int, repeats: Int, warmup: Int = 2, device: Device,
         frozenStatistics: FrozenStatistics = .keep, profiles: Bool = false

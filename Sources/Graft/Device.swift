@@ -65,7 +65,7 @@ public struct Device: Sendable, Hashable {
 
     /// Opens the device.
     ///
-    /// - Throws: ``DeviceError/unavailable(_:)`` when a device was asked for by name and cannot be used. Under `auto`
+    /// - Throws: `DeviceError.unavailable` when a device was asked for by name and cannot be used. Under `auto`
     ///   that becomes a warning and the next best device.
     func open() throws -> Opened {
         if let threadCount, threadCount < 1 {

@@ -27,7 +27,7 @@ final class Engine {
     ///   - requests: which programs, each at its own batch size.
     ///   - options: what they have in common; `batch` and `mode` come from the requests.
     ///   - backend: the device.
-    /// - Throws: ``GraphError`` for shapes that do not fit, ``DeviceError`` when memory or kernels fail.
+    /// - Throws: `GraphError` for shapes that do not fit, `DeviceError` when memory or kernels fail.
     init(
         _ graph: Graph, state: StateDictionary, requests: [Request], options: LoweringOptions,
         backend: any DeviceBackend

@@ -33,7 +33,7 @@ public final class FeatureExtractor {
     ///   - layers: names; an unknown one is an error that shows near matches.
     ///   - device: where to compute.
     ///   - batchSizes: sizes to prepare for at once; another size is prepared when it first comes.
-    /// - Throws: ``GraphError/unknownNode(_:near:)``; ``DeviceError`` when the device cannot be used.
+    /// - Throws: `GraphError.unknownNode`; `DeviceError` when the device cannot be used.
     public init(_ model: Model, layers: [String], device: Device = .auto, batchSizes: Set<Int> = []) throws {
         guard !layers.isEmpty else { throw GraftError.invalidArgument("no layer was asked for") }
         for layer in layers { _ = try model.graph.index(of: layer) }
@@ -49,7 +49,7 @@ public final class FeatureExtractor {
     ///   - pixels: `count` images of `imageSize × imageSize` RGB pixels, uint8 `[N, H, W, 3]`.
     ///   - count: images in the batch.
     /// - Returns: by layer name, float32 `[N, C, H, W]`, or `[N, C]` for layers from the flattening on.
-    /// - Throws: ``GraftError/invalidArgument(_:)`` for a wrong byte count; ``DeviceError``.
+    /// - Throws: ``GraftError/invalidArgument(_:)`` for a wrong byte count; `DeviceError`.
     public func features(ofPixels pixels: [UInt8], count: Int) throws -> [String: HostTensor] {
         let size = model.preprocessing.imageSize
         guard count > 0, pixels.count == count * size * size * 3 else {
@@ -67,7 +67,7 @@ public final class FeatureExtractor {
     ///
     /// - Parameter input: float32 `[N, 3, S, S]` with S the preprocessing's image size.
     /// - Returns: by layer name, float32 `[N, C, H, W]`, or `[N, C]` for layers from the flattening on.
-    /// - Throws: ``GraftError/invalidArgument(_:)`` for another shape; ``DeviceError``.
+    /// - Throws: ``GraftError/invalidArgument(_:)`` for another shape; `DeviceError`.
     public func features(of input: HostTensor) throws -> [String: HostTensor] {
         let size = model.preprocessing.imageSize
         guard input.shape.rank == 4, input.shape[0] > 0, input.shape[1] == 3, input.shape[2] == size,

@@ -4,7 +4,7 @@ import GraftTensor
 import GraftVision
 
 /// Why the library could not do what was asked. Errors of files, images and devices keep their own types
-/// (``CheckpointError``, ``ImageError``, ``DeviceError``).
+/// (`CheckpointError`, `ImageError`, `DeviceError`).
 public enum GraftError: Error, Hashable, Sendable, CustomStringConvertible {
     /// No architecture has this name.
     case unknownModel(String, near: [String])

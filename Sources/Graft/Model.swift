@@ -73,7 +73,7 @@ public struct Model: Sendable {
     /// - Parameters:
     ///   - name: an architecture's name; nil takes what the file's metadata say.
     ///   - path: the file.
-    /// - Throws: ``GraftError``, ``CheckpointError``. The class count is the file's; see ``replaceHead(classCount:seed:)``.
+    /// - Throws: ``GraftError``, `CheckpointError`. The class count is the file's; see ``replaceHead(classCount:seed:)``.
     public init(_ name: String? = nil, weights path: String) throws {
         try self.init(checkpoint: CheckpointReader.load(path), name: name, path: path)
     }

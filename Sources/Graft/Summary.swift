@@ -45,7 +45,7 @@ public struct ModelSummary: Sendable {
     ///   - batchSize: images per batch.
     ///   - frozenStatistics: what batch norms with frozen parameters do.
     ///   - optimizer: decides how much state is kept.
-    /// - Throws: ``GraphError`` for an image size that is too small; ``GraftError/invalidArgument(_:)``.
+    /// - Throws: `GraphError` for an image size that is too small; ``GraftError/invalidArgument(_:)``.
     public init(
         _ model: Model, batchSize: Int = 32, frozenStatistics: FrozenStatistics = .keep, optimizer: Optimizer = .sgd()
     ) throws {

@@ -66,7 +66,7 @@ public final class Trainer {
     ///   - frozenStatistics: what batch norms with frozen parameters do.
     ///   - dropout: whether dropout layers drop.
     ///   - seed: of dropout, shuffling and augmentation.
-    /// - Throws: ``GraphError/nothingToTrain``; ``DeviceError`` when the device cannot be used.
+    /// - Throws: `GraphError.nothingToTrain`; `DeviceError` when the device cannot be used.
     public init(
         _ model: Model, loss: Loss = .crossEntropy, optimizer: Optimizer = .sgd(), device: Device = .auto,
         frozenStatistics: FrozenStatistics = .keep, dropout: Bool = true, seed: UInt64 = 0
@@ -205,7 +205,7 @@ public final class Trainer {
     ///   - learningRate: nil takes the optimizer's.
     ///   - dropoutKey: what the masks of this step depend on; nil derives it from seed and step.
     /// - Returns: loss and accuracy of the batch before the update.
-    /// - Throws: ``GraftError/invalidArgument(_:)`` for sizes and labels that do not fit; ``DeviceError``.
+    /// - Throws: ``GraftError/invalidArgument(_:)`` for sizes and labels that do not fit; `DeviceError`.
     public func step(
         pixels: [UInt8], labels: [Int32], learningRate: Double? = nil, dropoutKey: UInt64? = nil
     ) throws -> StepMetrics {

@@ -62,7 +62,7 @@ public enum Demo {
     ///   - device: where to compute.
     ///   - report: gets one line of text at a time.
     /// - Returns: the accuracies, the device and the time.
-    /// - Throws: ``DeviceError`` when the device cannot be used.
+    /// - Throws: `DeviceError` when the device cannot be used.
     public static func run(device: Device = .auto, report: (String) -> Void = { _ in }) throws -> Result {
         let start = Date()
         let pretrained = try model()
