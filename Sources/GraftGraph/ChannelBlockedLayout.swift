@@ -4,6 +4,7 @@ import GraftTensor
 ///
 /// - Activation (and int32 indices): `[⌈C/16⌉][N][H][W][16]`, the channel block outermost, the batch inside it. Lanes
 ///   of channels that do not exist hold zero, always.
+/// - Winograd weight: the weight's transform, laid out as a weight with 6×6 kernels.
 /// - Channel vector: `⌈C/32⌉ · 32` floats, zero behind the last channel.
 /// - Weight `[K, C/groups, R, S]`: `[⌈K/32⌉][R·S][B][16][32]`, for a block of 32 output channels, kernel position,
 ///   input block and input lane. Output block `kb` reads the `B` input blocks from ``WeightBlocking/firstInputBlock(of:)``,
@@ -22,6 +23,7 @@ package enum ChannelBlockedLayout {
         case .activation(let shape), .indices(let shape):
             4 * blockCount(shape.channels) * shape.batch * shape.pixelCount * block
         case .weight(let weight): 4 * WeightBlocking(weight).elementCount
+        case .winogradWeight(let weight): 4 * WeightBlocking(weight.winograd).elementCount
         case .channelVector(let count): 4 * ((count + outputBlock - 1) / outputBlock) * outputBlock
         case .pixels(let batch, let height, let width): batch * height * width * 3
         case .labels(let batch): 4 * batch
@@ -42,18 +44,14 @@ package enum ChannelBlockedLayout {
         switch (kind, tensor.storage) {
         case (.activation(let shape), .float32(let values)): copyToBlocks(values, shape, &bytes)
         case (.indices(let shape), .int32(let values)): copyToBlocks(values, shape, &bytes)
-        case (.weight(let weight), .float32(let values)):
-            bytes.withUnsafeMutableBytes { target in
-                let packed = target.bindMemory(to: Float.self)
-                WeightBlocking(weight).forEachRun { logical, offset, count, logicalStride in
-                    for lane in 0..<count { packed[offset + lane] = values[logical + lane * logicalStride] }
-                }
-            }
+        case (.weight(let weight), .float32(let values)): copyToBlocks(values, weight, &bytes)
+        case (.winogradWeight(let weight), .float32(let values)):
+            copyToBlocks(Winograd.transform(weight: values), weight.winograd, &bytes)
         case (.channelVector, .float32(let values)), (.metrics, .float32(let values)): copyPrefix(values, &bytes)
         case (.labels, .int32(let values)): copyPrefix(values, &bytes)
         case (.pixels, .uint8(let values)): return values
-        case (.activation, _), (.indices, _), (.weight, _), (.channelVector, _), (.metrics, _), (.labels, _),
-            (.pixels, _):
+        case (.activation, _), (.indices, _), (.weight, _), (.winogradWeight, _), (.channelVector, _), (.metrics, _),
+            (.labels, _), (.pixels, _):
             throw DeviceError.dataMismatch(
                 "a tensor of the wrong element type was written to a value of shape \(kind.hostShape)")
         }
@@ -69,15 +67,10 @@ package enum ChannelBlockedLayout {
         case .indices(let extents):
             return HostTensor(
                 shape: shape, storage: .int32(copyFromBlocks(bytes.bindMemory(to: Int32.self), extents, zero: 0)))
-        case .weight(let weight):
-            let packed = bytes.bindMemory(to: Float.self)
-            let values = [Float](unsafeUninitializedCapacity: shape.elementCount) { target, initialized in
-                WeightBlocking(weight).forEachRun { logical, offset, count, logicalStride in
-                    for lane in 0..<count { target[logical + lane * logicalStride] = packed[offset + lane] }
-                }
-                initialized = shape.elementCount
-            }
-            return HostTensor(shape, values)
+        case .weight(let weight): return HostTensor(shape, copyFromBlocks(bytes.bindMemory(to: Float.self), weight))
+        case .winogradWeight(let weight):
+            let transformed = copyFromBlocks(bytes.bindMemory(to: Float.self), weight.winograd)
+            return HostTensor(shape, Winograd.weight(transformed: transformed))
         case .channelVector, .metrics:
             return HostTensor(shape, Array(bytes.bindMemory(to: Float.self).prefix(shape.elementCount)))
         case .labels:
@@ -90,6 +83,25 @@ package enum ChannelBlockedLayout {
 
     private static func copyPrefix<Element>(_ values: [Element], _ bytes: inout [UInt8]) {
         bytes.withUnsafeMutableBytes { target in values.withUnsafeBytes { target.copyMemory(from: $0) } }
+    }
+
+    private static func copyToBlocks(_ values: [Float], _ weight: WeightShape, _ bytes: inout [UInt8]) {
+        bytes.withUnsafeMutableBytes { target in
+            let packed = target.bindMemory(to: Float.self)
+            WeightBlocking(weight).forEachRun { logical, offset, count, logicalStride in
+                for lane in 0..<count { packed[offset + lane] = values[logical + lane * logicalStride] }
+            }
+        }
+    }
+
+    private static func copyFromBlocks(_ packed: UnsafeBufferPointer<Float>, _ weight: WeightShape) -> [Float] {
+        let elementCount = weight.elementCount
+        return [Float](unsafeUninitializedCapacity: elementCount) { target, initialized in
+            WeightBlocking(weight).forEachRun { logical, offset, count, logicalStride in
+                for lane in 0..<count { target[logical + lane * logicalStride] = packed[offset + lane] }
+            }
+            initialized = elementCount
+        }
     }
 
     private static func copyToBlocks<Element>(_ values: [Element], _ shape: ActivationShape, _ bytes: inout [UInt8]) {

@@ -36,6 +36,8 @@ package struct ConvolutionGeometry: Hashable, Sendable {
     package var dilationHeight: Int
     package var dilationWidth: Int
     package var groups: Int
+    /// How it is summed; the same for a convolution and its gradients, which may each have another.
+    package var method = ConvolutionMethod.direct
 
     package init(
         input: ActivationShape, outputChannels: Int, kernelHeight: Int, kernelWidth: Int, strideHeight: Int = 1,

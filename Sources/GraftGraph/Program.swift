@@ -14,6 +14,8 @@ package enum ValueKind: Hashable, Sendable {
     case indices(ActivationShape)
     /// float32 convolution or linear weight, `[K, C/groups, R, S]`.
     case weight(WeightShape)
+    /// The same, kept as the backend's Winograd convolution wants it; 3×3 kernels. Written by the host only.
+    case winogradWeight(WeightShape)
     /// float32 vector, one element per channel.
     case channelVector(Int)
     /// uint8 `[N, H, W, 3]`.
@@ -27,7 +29,8 @@ package enum ValueKind: Hashable, Sendable {
     package var hostShape: Shape {
         switch self {
         case .activation(let s), .indices(let s): [s.batch, s.channels, s.height, s.width]
-        case .weight(let w): [w.outputChannels, w.inputChannelsPerGroup, w.kernelHeight, w.kernelWidth]
+        case .weight(let w), .winogradWeight(let w):
+            [w.outputChannels, w.inputChannelsPerGroup, w.kernelHeight, w.kernelWidth]
         case .channelVector(let count): [count]
         case .pixels(let batch, let height, let width): [batch, height, width, 3]
         case .labels(let batch): [batch]

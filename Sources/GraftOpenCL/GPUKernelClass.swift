@@ -25,7 +25,7 @@
         package func byteCount(of kind: ValueKind) -> Int {
             switch kind {
             case .activation(let shape), .indices(let shape): 4 * shape.elementCount
-            case .weight(let weight): 4 * weight.elementCount
+            case .weight(let weight), .winogradWeight(let weight): 4 * weight.elementCount
             case .channelVector(let count): 4 * count
             case .pixels(let batch, let height, let width): batch * height * width * 3
             case .labels(let batch): 4 * batch
@@ -39,15 +39,16 @@
                     "a tensor of shape \(tensor.shape) was written to a value of shape \(kind.hostShape)")
             }
             switch (kind, tensor.storage) {
-            case (.weight(let weight), .float32(let values)):
+            case (.weight(let weight), .float32(let values)), (.winogradWeight(let weight), .float32(let values)):
                 return Self.bytes(Self.transposed(values, weight, toDevice: true))
             case (.activation, .float32(let values)), (.channelVector, .float32(let values)),
                 (.metrics, .float32(let values)):
                 return Self.bytes(values)
             case (.indices, .int32(let values)), (.labels, .int32(let values)): return Self.bytes(values)
             case (.pixels, .uint8(let values)): return values
-            case (.activation, _), (.indices, _), (.weight, _), (.channelVector, _), (.metrics, _), (.labels, _),
-                (.pixels, _):
+            case (.activation, _), (.indices, _), (.weight, _), (.winogradWeight, _), (.channelVector, _),
+                (.metrics, _),
+                (.labels, _), (.pixels, _):
                 throw DeviceError.dataMismatch(
                     "a tensor of the wrong element type was written to a value of shape \(kind.hostShape)")
             }
@@ -59,7 +60,7 @@
             switch kind {
             case .activation, .channelVector, .metrics:
                 return HostTensor(shape, Array(bytes.bindMemory(to: Float.self).prefix(count)))
-            case .weight(let weight):
+            case .weight(let weight), .winogradWeight(let weight):
                 let values = Array(bytes.bindMemory(to: Float.self).prefix(count))
                 return HostTensor(shape, Self.transposed(values, weight, toDevice: false))
             case .indices, .labels:

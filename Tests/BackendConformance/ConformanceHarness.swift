@@ -286,7 +286,8 @@ package struct ConformanceHarness {
                 let storage: ValueStorage
                 switch kind {
                 case .activation, .indices, .pixels, .labels, .metrics: storage = .input
-                case .weight: storage = .constant(key: "input\(index)", source: .tensor("input\(index)"))
+                case .weight, .winogradWeight:
+                    storage = .constant(key: "input\(index)", source: .tensor("input\(index)"))
                 case .channelVector:
                     // Scale and shift of a batch norm in training live in the slab, statistics among the constants.
                     let isTrained = primitive.kind == .batchNormalizationTraining && (index == 1 || index == 2)

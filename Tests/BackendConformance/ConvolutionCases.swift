@@ -132,6 +132,42 @@ extension ConformanceCases {
         return cases
     }
 
+    /// 3×3 kernels by Winograd's transforms: planes off the tiles of 4, every padding, channels off the blocks.
+    private static let winogradGeometries: [(name: String, geometry: ConvolutionGeometry, quick: Bool)] = [
+        ("one", convolution(shape(1, 1, 1, 1), 1, kernel: (3, 3), padding: (1, 1)), true),
+        ("small", convolution(shape(2, 17, 5, 7), 5, kernel: (3, 3), padding: (1, 1)), true),
+        ("tile", convolution(shape(1, 16, 4, 4), 16, kernel: (3, 3), padding: (1, 1)), true),
+        ("off", convolution(shape(3, 33, 7, 6), 65, kernel: (3, 3), padding: (1, 1)), false),
+        ("blocks", convolution(shape(2, 64, 14, 13), 96, kernel: (3, 3), padding: (1, 1)), false),
+        ("wide", convolution(shape(1, 32, 9, 65), 33, kernel: (3, 3), padding: (1, 1)), false),
+        ("tall", convolution(shape(1, 31, 63, 2), 32, kernel: (3, 3), padding: (1, 1)), false),
+        ("deep", convolution(shape(5, 288, 7, 7), 64, kernel: (3, 3), padding: (1, 1)), false),
+        ("deeper", convolution(shape(2, 528, 7, 7), 48, kernel: (3, 3), padding: (1, 1)), false),
+        ("many", convolution(shape(3, 48, 33, 31), 32, kernel: (3, 3), padding: (1, 1)), false),
+        ("p0", convolution(shape(2, 32, 5, 8), 16, kernel: (3, 3)), true),
+        ("p2", convolution(shape(2, 7, 4, 5), 17, kernel: (3, 3), padding: (2, 2)), true),
+        ("p0x2", convolution(shape(1, 40, 6, 9), 33, kernel: (3, 3), padding: (0, 2)), false),
+    ]
+
+    static let winogradCases: [ConformanceCase] = winogradGeometries.enumerated().flatMap { index, entry in
+        let (name, geometry, quick) = entry
+        let epilogue = epilogues[(index + 4) % epilogues.count]
+        let transformed = geometry.with(.winogradWithTransformedWeight)
+        let inPlace = geometry.with(.winograd)
+        return [
+            ConformanceCase(
+                "convolution.winograd.\(name).\(epilogue.name)", .convolution(inPlace, epilogue.epilogue), quick: quick),
+            ConformanceCase(
+                "convolution.winograd.transformed.\(name)",
+                .convolution(transformed, Epilogue(bias: true, residual: true, relu: true)), quick: quick),
+            ConformanceCase(
+                "convolutionInputGradient.winograd.\(name)",
+                .convolutionInputGradient(inPlace, addend: index % 2 == 1), quick: quick),
+            ConformanceCase(
+                "convolutionWeightGradient.winograd.\(name)", .convolutionWeightGradient(inPlace), quick: quick),
+        ]
+    }
+
     /// 1×1 kernels on 1×1 planes.
     static let linearCases: [ConformanceCase] = [
         (1, 1, 1, true), (1, 3, 2, true), (2, 17, 5, true), (3, 33, 10, true), (5, 64, 10, false), (4, 512, 10, false),

@@ -27,7 +27,11 @@ extension Primitive {
             Operands([.pixels(batch: s.batch, height: s.height, width: s.width)], [.activation(s)])
         case .convolution(let g, let epilogue):
             Operands(
-                [.activation(g.input), .weight(g.weight)] + (epilogue.bias ? [.channelVector(g.outputChannels)] : [])
+                [
+                    .activation(g.input),
+                    g.method == .winogradWithTransformedWeight ? .winogradWeight(g.weight) : .weight(g.weight),
+                ]
+                    + (epilogue.bias ? [.channelVector(g.outputChannels)] : [])
                     + (epilogue.residual ? [.activation(g.output)] : []), [.activation(g.output)])
         case .convolutionInputGradient(let g, let addend):
             Operands(

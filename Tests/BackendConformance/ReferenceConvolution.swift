@@ -54,6 +54,26 @@ extension ReferenceExecutor {
         var output: ReferenceOutput {
             ReferenceOutput(values: values, bounds: zip(squares, counts).map { ($0 * $1).squareRoot() })
         }
+
+        /// Results of Winograd's transforms: an element shares its roundings with the others of its tile of
+        /// `side` × `side` in planes of `height` × `width`, and the transforms lose up to three bits.
+        func output(winogradTile side: Int, height: Int, width: Int) -> ReferenceOutput {
+            let direct = output
+            var bounds = direct.bounds
+            for index in bounds.indices {
+                let plane = index / (height * width) * height * width
+                let row = index % (height * width) / width / side * side
+                let column = index % width / side * side
+                var largest = 0.0
+                for h in row..<min(row + side, height) {
+                    for w in column..<min(column + side, width) {
+                        largest = max(largest, direct.bounds[plane + h * width + w])
+                    }
+                }
+                bounds[index] = 8 * largest
+            }
+            return ReferenceOutput(values: direct.values, bounds: bounds)
+        }
     }
 
     static func convolution(
@@ -70,7 +90,10 @@ extension ReferenceExecutor {
         if epilogue.residual, let residual = inputs.last {
             for index in sums.values.indices { sums.add(residual[index], at: index) }
         }
-        var output = sums.output
+        var output =
+            g.method == .direct
+            ? sums.output
+            : sums.output(winogradTile: Winograd.outputSide, height: g.output.height, width: g.output.width)
         if epilogue.relu { output.rectify() }
         return output
     }
@@ -84,13 +107,15 @@ extension ReferenceExecutor {
         if addend {
             for index in sums.values.indices { sums.add(inputs[2][index], at: index) }
         }
-        return sums.output
+        return g.method == .direct
+            ? sums.output
+            : sums.output(winogradTile: Winograd.outputSide, height: g.input.height, width: g.input.width)
     }
 
     static func convolutionWeightGradient(_ g: ConvolutionGeometry, _ inputs: [[Double]]) -> ReferenceOutput {
         var sums = Sums(count: g.weight.elementCount)
         let (x, dy) = (inputs[0], inputs[1])
         forEachProduct(g) { sums.add(x[$1] * dy[$0], at: $2) }
-        return sums.output
+        return g.method == .direct ? sums.output : sums.output(winogradTile: 3, height: 3, width: 3)
     }
 }
