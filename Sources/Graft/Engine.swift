@@ -6,10 +6,21 @@ import GraftTensor
 /// An engine is made for a graph, its trainable cohorts and a set of batch sizes; an unfreezing makes a new one. The
 /// host keeps a state dictionary: parameters go up once, trained ones come back when asked for.
 final class Engine {
+    /// Which part of the network a program computes.
+    enum Part: Hashable {
+        /// From pixels to the logits or the update.
+        case whole
+        /// From pixels to the frontier's nodes.
+        case prefix
+        /// From the frontier's nodes on.
+        case suffix
+    }
+
     /// One program of an engine.
     struct Request: Hashable {
         var batch: Int
         var isTraining: Bool
+        var part = Part.whole
     }
 
     let backend: any DeviceBackend
@@ -26,19 +37,18 @@ final class Engine {
     ///   - state: every tensor of the network.
     ///   - requests: which programs, each at its own batch size.
     ///   - options: what they have in common; `batch` and `mode` come from the requests.
+    ///   - frontier: names of the nodes where prefix and suffix programs meet.
     ///   - backend: the device.
     /// - Throws: `GraphError` for shapes that do not fit, `DeviceError` when memory or kernels fail.
     init(
         _ graph: Graph, state: StateDictionary, requests: [Request], options: LoweringOptions,
-        backend: any DeviceBackend
+        frontier: [String] = [], backend: any DeviceBackend
     ) throws {
         self.backend = backend
         var programs: [Program] = []
         var indexOf: [Request: Int] = [:]
         for request in requests where indexOf[request] == nil {
-            var lowering = options
-            lowering.batch = request.batch
-            lowering.mode = request.isTraining ? .training : .inference
+            let lowering = Self.lowering(request, options, frontier)
             indexOf[request] = programs.count
             programs.append(try Program(graph, lowering))
         }
@@ -48,7 +58,8 @@ final class Engine {
                 options: MemoryPlan.Options(optimizerStateCount: options.optimizer.stateCount))
             memory = try backend.allocate(plan)
         } catch {
-            throw Self.withBatchSizeAdvice(error, graph, requests: requests, options: options, backend: backend)
+            throw Self.withBatchSizeAdvice(
+                error, graph, requests: requests, options: options, frontier: frontier, backend: backend)
         }
         let memory = self.memory
         self.programs = programs
@@ -57,17 +68,32 @@ final class Engine {
         try upload(state)
     }
 
+    private static func lowering(
+        _ request: Request, _ options: LoweringOptions, _ frontier: [String]
+    ) -> LoweringOptions {
+        var lowering = options
+        lowering.batch = request.batch
+        lowering.mode = request.isTraining ? .training : .inference
+        switch request.part {
+        case .whole: break
+        case .prefix: lowering.outputs = frontier
+        case .suffix: lowering.frontier = frontier
+        }
+        return lowering
+    }
+
     /// Says which batch size would fit, when memory is short.
     private static func withBatchSizeAdvice(
-        _ error: DeviceError, _ graph: Graph, requests: [Request], options: LoweringOptions, backend: any DeviceBackend
+        _ error: DeviceError, _ graph: Graph, requests: [Request], options: LoweringOptions, frontier: [String],
+        backend: any DeviceBackend
     ) -> DeviceError {
         guard case .outOfMemory(let device, let requested, let available, let advice) = error,
             let largest = requests.max(by: { $0.batch < $1.batch })
         else { return error }
         func fits(_ batch: Int) -> Bool {
-            var lowering = options
-            lowering.batch = batch
-            lowering.mode = largest.isTraining ? .training : .inference
+            var request = largest
+            request.batch = batch
+            let lowering = lowering(request, options, frontier)
             guard let program = try? Program(graph, lowering),
                 let plan = try? MemoryPlan(
                     programs: [program], layout: MemoryLayout(backend: backend),
@@ -156,7 +182,7 @@ final class Engine {
         return index
     }
 
-    /// Writes one input of a program: `pixels`, `input` or `labels`.
+    /// Writes one input of a program: `pixels`, `input`, `labels` or a node of the frontier.
     func write(_ tensor: HostTensor, to role: String, of request: Request) throws {
         let index = try index(request)
         guard let id = programs[index].inputs[role] else {

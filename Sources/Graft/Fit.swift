@@ -25,6 +25,9 @@ public struct FitOptions: Sendable {
     public var onBadImage = BadImagePolicy.fail
     /// Threads that decode images ahead of the device.
     public var workerCount = 2
+    /// Whether the frozen part's outputs are kept, so that epochs after the first compute only what trains. Has no
+    /// effect on results, and none at all with augmentation.
+    public var cache = CachePolicy.auto
     /// How the learning rate changes.
     public var schedule = LearningRateSchedule.constant
     /// Steps over which the learning rate rises to its start value.
@@ -70,6 +73,10 @@ public struct EpochRecord: Sendable {
 public enum TrainingEvent: Sendable {
     /// Memory is planned and kernels are built: bytes on the device, steps of an epoch.
     case prepared(byteCount: Int, stepsPerEpoch: Int)
+    /// From here on the frozen part's outputs are kept.
+    case caching(CacheReport)
+    /// They are given up: something below was unfrozen, or the run ends.
+    case uncached(CacheReport)
     /// Parameters became trainable before a step.
     case unfroze(selector: String, names: [String], epoch: Int, step: Int)
     /// A step is done.
@@ -104,9 +111,34 @@ extension Trainer {
         let plannedSteps = allSteps.overflow ? Int.max : allSteps.partialValue
         let totalSteps = min(plannedSteps, options.stepLimit ?? Int.max)
         try checkUnfreezing(options, stepsPerEpoch: stepsPerEpoch, totalSteps: totalSteps)
-        try prepare(
-            trainingBatches: Self.sizes(count: used, batchSize: batchSize),
-            evaluationBatches: validation.map { Self.sizes(count: $0.count, batchSize: options.batchSize) } ?? [])
+        let prefixBatch = batchSize
+        var cache: RunCache?
+        /// Finds out what can be kept from an epoch on, and prepares the programs for it.
+        func refreshCache(epoch: Int) throws {
+            let frontier = options.augmentation == .none ? try currentFrontier() : nil
+            if cache == nil || cache?.frontier != frontier {
+                if let cache { try onEvent(.uncached(cache.report)) }
+                // What was kept is freed before room for the new is looked for; a last epoch would read nothing again.
+                cache = nil
+                if epoch < options.epochs - 1 {
+                    cache = try RunCache.make(frontier, options.cache, training: data, validation: validation)
+                }
+                if let cache { try onEvent(.caching(cache.report)) }
+            }
+            try prepare(
+                trainingBatches: Self.sizes(count: used, batchSize: batchSize),
+                evaluationBatches: validation.map { Self.sizes(count: $0.count, batchSize: options.batchSize) } ?? [],
+                frontier: cache?.frontier, prefixBatch: prefixBatch)
+        }
+        func batches(_ epoch: Int, _ order: [Int]) -> TrainingBatches {
+            TrainingBatches(
+                data: data, order: order, preprocessing: configuration.preprocessing,
+                options: BatchLoaderOptions(
+                    batchSize: batchSize, workerCount: options.workerCount, augmentation: options.augmentation,
+                    seed: seed, epoch: epoch, onBadImage: options.onBadImage),
+                batchSize: batchSize, cache: cache?.training
+            ) { try self.frontierValues(ofPixels: $0.pixels, batch: prefixBatch) }
+        }
         var announced = false
         var step = 0
         var records: [EpochRecord] = []
@@ -117,25 +149,33 @@ extension Trainer {
                 try onEvent(
                     .unfroze(selector: entry.selector, names: try unfreeze(entry.selector), epoch: epoch, step: step))
             }
-            let order =
+            try refreshCache(epoch: epoch)
+            let permutation =
                 options.shuffles
                 ? CounterRandom(seed: seed, UInt64(epoch), 0x5F17).permutation(data.count) : Array(0..<data.count)
-            let batches = BatchLoader(
-                dataset: data, order: Array(order.prefix(used)), preprocessing: configuration.preprocessing,
-                options: BatchLoaderOptions(
-                    batchSize: batchSize, workerCount: options.workerCount, augmentation: options.augmentation,
-                    seed: seed, epoch: epoch, onBadImage: options.onBadImage))
-            defer { batches.cancel() }
+            let order = Array(permutation.prefix(used))
+            var source = batches(epoch, order)
+            defer { source.cancel() }
             var lossSum = 0.0
             var correct = 0.0
             var seen = 0
+            var remaining = order[...]
             var last = Date()
-            while step < totalSteps, let batch = try batches.next() {
+            while step < totalSteps, var batch = try source.next() {
                 guard !options.isCancelled() else { throw GraftError.interrupted }
                 for entry in options.unfreezeAtStep where entry.step == step {
                     try onEvent(
                         .unfroze(
                             selector: entry.selector, names: try unfreeze(entry.selector), epoch: epoch, step: step))
+                }
+                if case .frontier = batch.content, try currentFrontier() != cache?.frontier {
+                    // This batch and those behind it begin at another frontier, or at the pixels.
+                    source.cancel()
+                    try refreshCache(epoch: epoch)
+                    remaining = remaining.dropFirst(batch.position)
+                    source = batches(epoch, Array(remaining))
+                    guard let again = try source.next() else { break }
+                    batch.content = again.content
                 }
                 for image in batch.skipped { try onEvent(.skipped(image)) }
                 let rate =
@@ -144,7 +184,7 @@ extension Trainer {
                         step: step, totalSteps: totalSteps, stepsPerEpoch: stepsPerEpoch,
                         warmupSteps: options.warmupSteps)
                 let metrics = try self.step(
-                    pixels: batch.pixels, labels: batch.labels, learningRate: rate,
+                    batch.content, labels: batch.labels, learningRate: rate,
                     dropoutKey: CounterRandom(seed: seed, UInt64(epoch), UInt64(step), 0xD209).key)
                 if !announced {
                     announced = true
@@ -162,14 +202,14 @@ extension Trainer {
                 seen += batch.labels.count
                 step += 1
             }
-            for image in batches.skippedBehindLastBatch { try onEvent(.skipped(image)) }
+            for image in source.skippedBehindLastBatch { try onEvent(.skipped(image)) }
             guard seen > 0 else {
                 throw GraftError.noInput("no image of epoch \(epoch) could be read: all \(data.count) were passed over")
             }
             let evaluation = try validation.map {
                 try evaluate(
                     $0, batchSize: options.batchSize, onBadImage: options.onBadImage, workerCount: options.workerCount,
-                    isCancelled: options.isCancelled
+                    isCancelled: options.isCancelled, cache: cache?.validation, prefixBatch: prefixBatch
                 ) { image in try onEvent(.skipped(image)) }
             }
             // The last update of an epoch shows in no training loss any more.
@@ -180,6 +220,8 @@ extension Trainer {
             records.append(record)
             try onEvent(.epoch(record))
         }
+        if let cache { try onEvent(.uncached(cache.report)) }
+        try prepare(trainingBatches: [], evaluationBatches: [])
         return records
     }
 
@@ -188,15 +230,27 @@ extension Trainer {
         _ data: ImageDataset, batchSize: Int = 32, onBadImage: BadImagePolicy = .fail, workerCount: Int = 2,
         isCancelled: () -> Bool = { false }, onSkip: (SkippedImage) throws -> Void = { _ in }
     ) throws -> Evaluation {
+        try evaluate(
+            data, batchSize: batchSize, onBadImage: onBadImage, workerCount: workerCount, isCancelled: isCancelled,
+            cache: nil, prefixBatch: 0, onSkip: onSkip)
+    }
+
+    private func evaluate(
+        _ data: ImageDataset, batchSize: Int, onBadImage: BadImagePolicy, workerCount: Int, isCancelled: () -> Bool,
+        cache: FrontierCache?, prefixBatch: Int, onSkip: (SkippedImage) throws -> Void
+    ) throws -> Evaluation {
         var evaluation = Evaluation(classNames: data.classes.padded(to: configuration.classCount))
-        let batches = BatchLoader(
-            dataset: data, order: Array(0..<data.count), preprocessing: configuration.preprocessing,
-            options: BatchLoaderOptions(batchSize: batchSize, workerCount: workerCount, onBadImage: onBadImage))
+        let batches = TrainingBatches(
+            data: data, order: Array(0..<data.count), preprocessing: configuration.preprocessing,
+            options: BatchLoaderOptions(
+                batchSize: cache == nil ? batchSize : prefixBatch, workerCount: workerCount, onBadImage: onBadImage),
+            batchSize: batchSize, cache: cache
+        ) { try self.frontierValues(ofPixels: $0.pixels, batch: prefixBatch) }
         defer { batches.cancel() }
         while let batch = try batches.next() {
             guard !isCancelled() else { throw GraftError.interrupted }
             for image in batch.skipped { try onSkip(image) }
-            let logits = try logits(ofPixels: batch.pixels, count: batch.labels.count)
+            let logits = try logits(of: batch.content, count: batch.labels.count)
             try evaluation.add(logits: logits, labels: batch.labels)
         }
         for image in batches.skippedBehindLastBatch { try onSkip(image) }

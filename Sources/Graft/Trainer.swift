@@ -55,6 +55,8 @@ public final class Trainer {
     private var requests: Set<Engine.Request> = []
     private var savedOptimizerState: [String: [HostTensor]] = [:]
     private var trackingNorms: [String] = []
+    /// Where the engine's prefix and suffix programs meet, while a run keeps the frozen part's outputs.
+    private var frontier: Frontier?
 
     /// Makes a trainer for the model's trainable parameters.
     ///
@@ -144,10 +146,46 @@ public final class Trainer {
     }
 
     /// Announces batch sizes, so that one engine is prepared for all of them.
-    func prepare(trainingBatches: Set<Int>, evaluationBatches: Set<Int>) throws {
-        requests.formUnion(trainingBatches.map { Engine.Request(batch: $0, isTraining: true) })
-        requests.formUnion(evaluationBatches.map { Engine.Request(batch: $0, isTraining: false) })
+    ///
+    /// - Parameters:
+    ///   - trainingBatches: sizes of training batches.
+    ///   - evaluationBatches: sizes of validation batches.
+    ///   - frontier: where steps begin, nil for the pixels.
+    ///   - prefixBatch: images that the part before the frontier is run on at a time.
+    func prepare(
+        trainingBatches: Set<Int>, evaluationBatches: Set<Int>, frontier: Frontier? = nil, prefixBatch: Int = 0
+    ) throws {
+        if frontier != self.frontier {
+            try suspend()
+            self.frontier = frontier
+            requests = []
+        }
+        let part: Engine.Part = frontier == nil ? .whole : .suffix
+        requests.formUnion(trainingBatches.map { Engine.Request(batch: $0, isTraining: true, part: part) })
+        requests.formUnion(evaluationBatches.map { Engine.Request(batch: $0, isTraining: false, part: part) })
+        if frontier != nil { requests.insert(Engine.Request(batch: prefixBatch, isTraining: false, part: .prefix)) }
         if let engine, !requests.allSatisfy(engine.serves) { try suspend() }
+    }
+
+    /// Where the part that no step changes ends, with what is trainable now.
+    func currentFrontier() throws -> Frontier? {
+        let size = hostModel.preprocessing.imageSize
+        return try Frontier(
+            hostModel.graph, trainable: hostModel.trainable, frozenStatistics: frozenStatistics, dropout: usesDropout,
+            height: size, width: size)
+    }
+
+    /// What the part before the frontier gives for images; short batches are filled up.
+    ///
+    /// - Returns: float32 `[batch, C, H, W]` for each of the frontier's nodes; rows behind `count` mean nothing.
+    func frontierValues(ofPixels pixels: [UInt8], batch: Int) throws -> [HostTensor] {
+        let size = hostModel.preprocessing.imageSize
+        let request = Engine.Request(batch: batch, isTraining: false, part: .prefix)
+        let engine = try engine(for: request)
+        let filled = pixels + [UInt8](repeating: 0, count: batch * size * size * 3 - pixels.count)
+        try engine.write(HostTensor(shape: [batch, size, size, 3], storage: .uint8(filled)), to: "pixels", of: request)
+        try engine.run(request)
+        return try (frontier?.nodes ?? []).map { try engine.read($0, of: request) }
     }
 
     /// Lowers and plans what will train once everything is unfrozen, without allocating: a run must not fail for it later.
@@ -185,7 +223,7 @@ public final class Trainer {
         let ordered = requests.sorted { ($0.isTraining ? 1 : 0, $0.batch) > ($1.isTraining ? 1 : 0, $1.batch) }
         let made = try Engine(
             hostModel.graph, state: hostModel.state, requests: ordered, options: loweringOptions,
-            backend: opened.backend)
+            frontier: frontier?.nodes ?? [], backend: opened.backend)
         try made.restoreOptimizerState(savedOptimizerState)
         savedOptimizerState = [:]
         engine = made
@@ -215,16 +253,20 @@ public final class Trainer {
                 "\(pixels.count) bytes of pixels for \(labels.count) labels, expected \(labels.count * size * size * 3)"
             )
         }
+        return try step(.pixels(pixels), labels: labels, learningRate: learningRate, dropoutKey: dropoutKey)
+    }
+
+    /// A step from pixels, or from the frontier on.
+    func step(
+        _ content: TrainingBatch.Content, labels: [Int32], learningRate: Double?, dropoutKey: UInt64?
+    ) throws -> StepMetrics {
         guard let smallest = labels.min(), let largest = labels.max(), smallest >= 0,
             Int(largest) < hostModel.classCount
         else {
             throw GraftError.invalidArgument(
                 "labels must be in 0 ..< \(hostModel.classCount), found \(labels.min() ?? 0) to \(labels.max() ?? 0)")
         }
-        let request = Engine.Request(batch: labels.count, isTraining: true)
-        let engine = try engine(for: request)
-        try engine.write(
-            HostTensor(shape: [labels.count, size, size, 3], storage: .uint8(pixels)), to: "pixels", of: request)
+        let (engine, request) = try write(content, count: labels.count, isTraining: true)
         try engine.write(HostTensor(shape: [labels.count], storage: .int32(labels)), to: "labels", of: request)
         for index in cohorts.indices { cohorts[index].steps += 1 }
         let constants = StepConstants(
@@ -255,11 +297,34 @@ public final class Trainer {
         guard count > 0, pixels.count == count * size * size * 3 else {
             throw GraftError.invalidArgument("\(pixels.count) bytes of pixels for \(count) images")
         }
-        let request = Engine.Request(batch: count, isTraining: false)
-        let engine = try engine(for: request)
-        try engine.write(HostTensor(shape: [count, size, size, 3], storage: .uint8(pixels)), to: "pixels", of: request)
+        return try logits(of: .pixels(pixels), count: count)
+    }
+
+    /// The class scores of a batch, from pixels or from the frontier on.
+    func logits(of content: TrainingBatch.Content, count: Int) throws -> HostTensor {
+        let (engine, request) = try write(content, count: count, isTraining: false)
         try engine.run(request)
         return try engine.read("logits", of: request).reshaped([count, hostModel.classCount])
+    }
+
+    /// Uploads a batch to the program that takes it.
+    private func write(
+        _ content: TrainingBatch.Content, count: Int, isTraining: Bool
+    ) throws -> (engine: Engine, request: Engine.Request) {
+        switch content {
+        case .pixels(let pixels):
+            let size = hostModel.preprocessing.imageSize
+            let request = Engine.Request(batch: count, isTraining: isTraining)
+            let engine = try engine(for: request)
+            try engine.write(
+                HostTensor(shape: [count, size, size, 3], storage: .uint8(pixels)), to: "pixels", of: request)
+            return (engine, request)
+        case .frontier(let values):
+            let request = Engine.Request(batch: count, isTraining: isTraining, part: .suffix)
+            let engine = try engine(for: request)
+            for (name, value) in zip(frontier?.nodes ?? [], values) { try engine.write(value, to: name, of: request) }
+            return (engine, request)
+        }
     }
 
     /// The gradients of the last step by parameter name, in PyTorch's shapes.

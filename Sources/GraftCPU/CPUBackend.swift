@@ -79,13 +79,13 @@ package final class CPUBackend: DeviceBackend {
 }
 
 /// What the operating system says of the machine.
-enum SystemMemory {
+package enum SystemMemory {
     static var processorCount: Int { max(sysconf(Int32(_SC_NPROCESSORS_ONLN)), 1) }
 
     static var totalByteCount: Int { max(sysconf(Int32(_SC_PHYS_PAGES)), 1) * max(sysconf(Int32(_SC_PAGESIZE)), 4096) }
 
     /// What can be allocated without swapping: `MemAvailable` on Linux, else all of it.
-    static var availableByteCount: Int {
+    package static var availableByteCount: Int {
         for line in lines(of: "/proc/meminfo") where line.hasPrefix("MemAvailable:") {
             let number = line.drop { !$0.isNumber }.prefix { $0.isNumber }
             if let kibibytes = Int(number) { return kibibytes * 1024 }

@@ -31,6 +31,9 @@ package struct LoweringOptions: Sendable {
     package var optimizer: OptimizerRule = .sgd(momentum: true, nesterov: false)
     /// Inference: nodes whose values the host reads, by the name they are asked for. Empty means the logits.
     package var outputs: [String] = []
+    /// Nodes whose values the host writes, as inputs of these names (``Frontier/nodes``); what lies before them is left
+    /// out, the image too.
+    package var frontier: [String] = []
 
     package init(batch: Int, height: Int, width: Int, mode: Mode, input: Input) {
         self.batch = batch
@@ -78,6 +81,7 @@ private struct Lowering {
     let cohortOf: [String: Int]
     let needed: [Bool]
     let requested: Set<Int>
+    let frontier: Set<Int>
     let consumers: [[Int]]
     var program = Program()
     var groups: [Group] = []
@@ -104,14 +108,17 @@ private struct Lowering {
             for name in options.outputs { wanted.insert(try graph.index(of: name)) }
         }
         requested = wanted
+        var frontier: Set<Int> = []
+        for name in options.frontier { frontier.insert(try graph.index(of: name)) }
+        self.frontier = frontier
         var needed = [Bool](repeating: false, count: graph.nodes.count)
         for index in wanted { needed[index] = true }
-        for index in graph.nodes.indices.reversed() where needed[index] {
+        for index in graph.nodes.indices.reversed() where needed[index] && !frontier.contains(index) {
             for input in graph.nodes[index].inputs { needed[input] = true }
         }
         self.needed = needed
         var consumers = [[Int]](repeating: [], count: graph.nodes.count)
-        for (index, node) in graph.nodes.enumerated() where needed[index] {
+        for (index, node) in graph.nodes.enumerated() where needed[index] && !frontier.contains(index) {
             for input in node.inputs { consumers[input].append(index) }
         }
         self.consumers = consumers
@@ -136,14 +143,14 @@ private struct Lowering {
         var headOf: [Int: Int] = [:]
         for index in graph.nodes.indices where needed[index] && !absorbed.contains(index) {
             var group = Group(head: index, output: index)
-            let canFuse =
+            let isFusible =
                 switch graph.nodes[index].layer {
                 case .convolution, .linear, .batchNormalization, .add: true
                 case .input, .relu, .maxPooling, .averagePooling, .adaptiveAveragePooling, .concatenation, .dropout,
                     .flatten, .subsampleAndPad:
                     false
                 }
-            if canFuse {
+            if isFusible, !frontier.contains(index) {
                 if case .convolution = graph.nodes[index].layer, plan.nodes[index].trainableParameters.isEmpty,
                     let next = onlyConsumer(of: index), case .batchNormalization = graph.nodes[next].layer,
                     // Statistics that training moves cannot be folded into a constant, in an inference program either.
@@ -256,6 +263,11 @@ private struct Lowering {
         let shape = shapes[index]
         func append(_ primitive: Primitive, _ inputs: [ValueID], _ outputs: [ValueID]) {
             program.append(primitive, inputs, outputs, node: graph.nodes[group.output].name)
+        }
+        if frontier.contains(index) {
+            valueOf[index] = program.add(.activation(shape), .input, node.name)
+            program.inputs[node.name] = valueOf[index]
+            return
         }
         switch node.layer {
         case .input:

@@ -40,6 +40,11 @@ enum TrainCommand {
     static let noShuffle = Argument.flag("no-shuffle", help: "Keep the order of the list in every epoch.")
     static let dropLast = Argument.flag("drop-last", help: "Leave out the last, smaller batch of an epoch.")
 
+    static let cache = Argument.option(
+        "cache", .choice("auto", "memory", "off"), default: "auto",
+        help: "Keep the frozen part's outputs after the first epoch: in memory when they fit, or an error when they do "
+            + "not, or never. Changes no result; needs --augment none.")
+
     static let command = Command(
         name: "train",
         summary: "Fine-tune a network on a folder of images.",
@@ -67,7 +72,7 @@ enum TrainCommand {
                 "Training",
                 [
                     epochs, steps, optimizer, learningRate, momentum, weightDecay, nesterov, schedule, warmup,
-                    labelSmoothing, dropout, augment, noShuffle, dropLast,
+                    labelSmoothing, dropout, augment, noShuffle, dropLast, cache,
                 ]),
             Shared.imageGroup,
             Shared.runGroup(seeded: true),
@@ -172,6 +177,7 @@ enum TrainCommand {
             case .cosine: .cosine
             }
         options.warmupSteps = values[warmup]
+        options.cache = CachePolicy(rawValue: values[cache]) ?? .auto
         options.isCancelled = { Interruption.isRequested }
         return options
     }

@@ -24,6 +24,16 @@ final class TrainingReport {
         switch event {
         case .prepared(let byteCount, let stepsPerEpoch):
             note("\(formatBytes(byteCount)) on the device, \(stepsPerEpoch) steps an epoch")
+        case .caching(let report):
+            note(
+                "outputs of \(report.layers.joined(separator: ", ")) are kept in memory: "
+                    + "\(formatBytes(report.imageByteCount)) an image, \(formatBytes(report.byteCount)) for "
+                    + "\(report.imageCount); each spares \(percent(report.sparedShare)) of the forward pass and the "
+                    + "decoding in later epochs (--cache off computes them every time)")
+        case .uncached(let report):
+            note(
+                "the kept outputs of \(report.layers.joined(separator: ", ")) spared "
+                    + "\(report.sparedEvaluationCount) evaluations")
         case .unfroze(let selector, let names, let epoch, let step):
             note("epoch \(epoch), step \(step): \(selector) trains from here on (\(names.count) parameter tensors)")
         case .step(let record):

@@ -1,0 +1,95 @@
+import GraftTensor
+import GraftVision
+
+/// The images of one step: as pixels, or as what the frozen part made of them.
+struct TrainingBatch {
+    enum Content {
+        /// uint8 `[N, S, S, 3]`.
+        case pixels([UInt8])
+        /// The frontier's nodes, float32 `[N, C, H, W]` each.
+        case frontier([HostTensor])
+    }
+
+    /// Where the batch begins in the pass's order, if it comes from a cache.
+    var position = 0
+    var content: Content
+    var labels: [Int32]
+    /// Images left out of this batch, and of empty ones before it.
+    var skipped: [SkippedImage]
+}
+
+/// The batches of one pass over images, in order: decoded ahead by a loader, or taken from a cache that the images it
+/// lacks are added to on the way. Both give the same batches.
+final class TrainingBatches {
+    private let data: ImageDataset
+    private let order: [Int]
+    private let batchSize: Int
+    private let cache: FrontierCache?
+    private let loader: BatchLoader
+    private let fill: (ImageBatch) throws -> [HostTensor]
+    private var position = 0
+    private var trailing: [SkippedImage] = []
+
+    /// Starts decoding.
+    ///
+    /// - Parameters:
+    ///   - data: the images.
+    ///   - order: positions in them.
+    ///   - preprocessing: from image to input.
+    ///   - options: of the loader, which decodes for the device or for `fill`.
+    ///   - batchSize: images per batch; the loader's own where there is no cache.
+    ///   - cache: where the frozen part's outputs are.
+    ///   - fill: computes them for decoded images, at most a batch.
+    init(
+        data: ImageDataset, order: [Int], preprocessing: ImagePreprocessing, options: BatchLoaderOptions,
+        batchSize: Int, cache: FrontierCache?, fill: @escaping (ImageBatch) throws -> [HostTensor]
+    ) {
+        self.data = data
+        self.order = order
+        self.batchSize = batchSize
+        self.cache = cache
+        self.fill = fill
+        let wanted = cache.map { cache in order.filter { !cache.isSettled($0) } } ?? order
+        loader = BatchLoader(dataset: data, order: wanted, preprocessing: preprocessing, options: options)
+    }
+
+    /// The next batch with at least one image; nil behind the last.
+    ///
+    /// - Throws: `ImageError` for an image that cannot be read, unless it is to be skipped; `DeviceError`.
+    func next() throws -> TrainingBatch? {
+        guard let cache else {
+            return try loader.next().map {
+                TrainingBatch(content: .pixels($0.pixels), labels: $0.labels, skipped: $0.skipped)
+            }
+        }
+        var skipped: [SkippedImage] = []
+        while position < order.count {
+            let first = position
+            let indices = Array(order[first..<min(first + batchSize, order.count)])
+            position += batchSize
+            while !indices.allSatisfy(cache.isSettled) {
+                guard let batch = try loader.next() else {
+                    for image in loader.skippedBehindLastBatch { cache.note(unreadable: image) }
+                    break
+                }
+                for image in batch.skipped { cache.note(unreadable: image) }
+                try cache.store(try fill(batch), of: batch.sampleIndices)
+            }
+            skipped += indices.compactMap { cache.unreadable[$0] }
+            let present = indices.filter(cache.contains)
+            if !present.isEmpty {
+                return TrainingBatch(
+                    position: first, content: .frontier(cache.batch(present)),
+                    labels: present.map { Int32(truncatingIfNeeded: data.samples[$0].label) }, skipped: skipped)
+            }
+        }
+        trailing += skipped
+        return nil
+    }
+
+    /// Images left out behind the last batch; known once ``next()`` gave nil.
+    var skippedBehindLastBatch: [SkippedImage] { cache == nil ? loader.skippedBehindLastBatch : trailing }
+
+    /// Ends the decoding.
+    func cancel() { loader.cancel() }
+}
