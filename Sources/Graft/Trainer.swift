@@ -152,6 +152,7 @@ public final class Trainer {
     ///   - evaluationBatches: sizes of validation batches.
     ///   - frontier: where steps begin, nil for the pixels.
     ///   - prefixBatch: images that the part before the frontier is run on at a time.
+    /// - Throws: `DeviceError` when what has been trained cannot be read back.
     func prepare(
         trainingBatches: Set<Int>, evaluationBatches: Set<Int>, frontier: Frontier? = nil, prefixBatch: Int = 0
     ) throws {

@@ -61,7 +61,8 @@
         }
 
         private func options(for key: Key) -> String {
-            var options = ["-cl-std=CL1.2"]
+            // -w: PoCL counts warnings, such as those of vectors wider than the processor's, on standard error.
+            var options = ["-cl-std=CL1.2", "-w"]
             if context.supportsCorrectDivision { options.append("-cl-fp32-correctly-rounded-divide-sqrt") }
             options += key.definitions.map { "-D \($0.name)=\($0.value)" }
             return options.joined(separator: " ")

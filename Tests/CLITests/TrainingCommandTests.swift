@@ -90,6 +90,22 @@ import Testing
         #expect(text.output.split(separator: "\n").allSatisfy { $0.count <= 100 })
     }
 
+    @Test func outputsWithoutNamesAreTakenByPositionWithAWarning() throws {
+        let data = try TemporaryFolder()
+        try data.writeClasses(imagesPerClass: 2)
+        let out = try TemporaryFolder()
+        let trained = try Self.train(data.path, out.path + "/run", ["--classes", "5", "--steps", "1"])
+        #expect(trained.status == 0, "\(trained.errors)")
+        let nameless = out.path + "/nameless.safetensors"
+        try Safetensors.write(
+            CheckpointReader.load(out.path + "/run/last.safetensors").state, metadata: [:], to: nameless)
+        let evaluated = try Graft.run(
+            ["evaluate", data.path, "--model", "resnet20_cifar", "--weights", nameless] + Self.small)
+        #expect(evaluated.status == 0, "\(evaluated.errors)")
+        #expect(evaluated.errors.contains("warning: the network's 5 outputs have no names"), "\(evaluated.errors)")
+        #expect(evaluated.errors.contains("--classes-file"))
+    }
+
     @Test func frozenTensorsStayByteForByte() throws {
         let data = try TemporaryFolder()
         try data.writeClasses(imagesPerClass: 4)
@@ -105,6 +121,17 @@ import Testing
         #expect(tuned.status == 0, "\(tuned.errors)")
         let before = try CheckpointReader.load(start).state
         let after = try CheckpointReader.load(runs.path + "/tuned/last.safetensors").state
+        // Without the cache of the frozen part's outputs the run is the same.
+        let computed = try Self.train(
+            data.path, runs.path + "/computed",
+            [
+                "--weights", start, "--freeze", "all", "--unfreeze", "linear", "--unfreeze-at", "1:layer3", "--epochs",
+                "3", "--cache", "off",
+            ])
+        #expect(computed.status == 0, "\(computed.errors)")
+        #expect(
+            try Data(contentsOf: URL(filePath: runs.path + "/computed/last.safetensors"))
+                == Data(contentsOf: URL(filePath: runs.path + "/tuned/last.safetensors")))
         #expect(Set(before.names) == Set(after.names))
         for name in before.names {
             let mayChange = name.hasPrefix("linear.") || name.hasPrefix("layer3.")

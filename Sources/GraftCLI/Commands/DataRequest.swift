@@ -154,6 +154,11 @@ enum DataRequest {
                 "the images have \(max(folders.count, highest + 1)) classes (\(list(folders))), the network has \(count) "
                     + "outputs; is it the right weights file?")
         }
+        if values[Shared.list] == nil, names == nil, folders.count < count {
+            Console.warning(
+                "the network's \(count) outputs have no names: the folders \(list(folders)) are taken for its first "
+                    + "\(folders.count) in this order; name the outputs with --classes-file if they are others")
+        }
         let given = names ?? folders
         let padded = (0..<count).map { $0 < given.count ? given[$0] : "class \($0)" }
         return Alignment(names: padded, outputOfLabel: (0..<count).map { Int32($0) })
