@@ -112,6 +112,7 @@ struct DenseWeightGradientSplit {
 
 extension InstructionBinding {
     mutating func bindConvolutionInputGradient(_ geometry: ConvolutionGeometry, addend: Bool) throws(DeviceError) {
+        if geometry.usesWinograd { return try bindWinogradInputGradient(geometry, addend: addend) }
         let gradient = try input(0)
         let weights = try input(1)
         let residual = addend ? try input(2) : nil

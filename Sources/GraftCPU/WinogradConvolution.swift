@@ -1,0 +1,255 @@
+import GraftCPUKernelInterface
+import GraftGraph
+
+/// How Winograd's products of a plane are cut into bands of tiles: by shape alone.
+struct WinogradPlan {
+    /// Tiles of one image, and of all.
+    let tileRows: Int
+    let tileColumns: Int
+    let tileCount: Int
+    /// Blocks of 16 input channels.
+    let inputBlockCount: Int
+    /// Tiles of a band, a multiple of the register tile's rows.
+    let capacity: Int
+    let bandCount: Int
+    /// A band's transformed tiles and its products stay in one thread's cache, through all output blocks. Otherwise the
+    /// tiles are transformed to memory first, and a unit is a band times one output block.
+    let isFused: Bool
+
+    /// Bytes of second-level cache that a fused band may take.
+    private static let bandByteCount = 400 << 10
+    /// Units that a loop is split into at least where its shape allows.
+    private static let unitGoal = 16
+    /// Tiles of a band whose transform lies in memory: its products take less than a quarter megabyte.
+    private static let splitCapacity = 48
+
+    /// Tiles over the plane of `output` from `inputChannels` channels; `registerRows` is the kernels' tile.
+    init(inputChannels: Int, output: ActivationShape, registerRows: Int) {
+        tileRows = (output.height + 3) / 4
+        tileColumns = (output.width + 3) / 4
+        tileCount = output.batch * tileRows * tileColumns
+        inputBlockCount = ChannelBlockedLayout.blockCount(inputChannels)
+        func rounded(_ tiles: Int) -> Int { max((tiles + registerRows - 1) / registerRows, 1) * registerRows }
+        let tileBytes = 36 * 4 * (inputBlockCount * 16 + 32)
+        let fitting = Self.bandByteCount / tileBytes / registerRows * registerRows
+        isFused = fitting >= 12
+        if isFused {
+            capacity = min(fitting, rounded((tileCount + Self.unitGoal - 1) / Self.unitGoal))
+        } else {
+            capacity = min(Self.splitCapacity / registerRows * registerRows, rounded(tileCount))
+        }
+        bandCount = (tileCount + capacity - 1) / capacity
+    }
+
+    /// Floats between the 36 transformed planes of a band; odd in cache lines, so that they do not share sets.
+    var transformedStride: Int { inputBlockCount * capacity * 16 + 16 }
+    /// Floats between the 36 products of a band.
+    var productStride: Int { capacity * 32 + 16 }
+    /// Floats of one band's transformed tiles.
+    var transformedFloats: Int { 36 * transformedStride }
+    var productFloats: Int { 36 * productStride }
+    /// Floats of transformed tiles in the workspace.
+    var workspaceFloatCount: Int { isFused ? 0 : bandCount * transformedFloats }
+}
+
+/// A product by Winograd's transforms: a convolution, or its input gradient with rotated, transposed weights.
+struct WinogradProduct {
+    var source: UnsafePointer<Float>
+    var sourceShape: ActivationShape
+    /// Where the first output pixel's first tap lies in the source.
+    var firstRow: Int
+    var firstColumn: Int
+    /// `[output block][36][input block][16][32]`.
+    var weights: UnsafePointer<Float>
+    var output: UnsafeMutablePointer<Float>
+    var outputShape: ActivationShape
+    var bias: UnsafePointer<Float>?
+    var residual: UnsafePointer<Float>?
+    var relu: Bool
+    /// Memory for the plan's transformed tiles; nil where it is fused.
+    var transformed: UnsafeMutablePointer<Float>?
+}
+
+extension ConvolutionGeometry {
+    func winogradPlan(registerRows: Int) -> WinogradPlan {
+        WinogradPlan(inputChannels: input.channels, output: output, registerRows: registerRows)
+    }
+
+    func winogradInputGradientPlan(registerRows: Int) -> WinogradPlan {
+        WinogradPlan(inputChannels: outputChannels, output: input, registerRows: registerRows)
+    }
+
+    /// Whether this backend computes it by Winograd's transforms.
+    var usesWinograd: Bool { method != .direct && canUseWinograd }
+}
+
+extension InstructionBinding {
+    /// Floats of the kernels' scratch.
+    private static var kernelScratchFloats: Int { 1280 }
+
+    /// Forward: weight and bias as in ``bindConvolution(_:_:)``.
+    mutating func bindWinogradConvolution(
+        _ geometry: ConvolutionGeometry, weights: UnsafePointer<Float>, bias: UnsafePointer<Float>?,
+        residual: UnsafePointer<Float>?, relu: Bool
+    ) throws(DeviceError) {
+        let plan = geometry.winogradPlan(registerRows: kernels.tileRows)
+        var transformedWeights = weights
+        var weightFloats = 0
+        if geometry.method == .winograd {
+            weightFloats = WeightBlocking(geometry.weight.winograd).elementCount
+            let target = try workspace(floatCount: weightFloats)
+            transformWeights(WeightBlocking(geometry.weight), weights, target)
+            transformedWeights = UnsafePointer(target)
+        }
+        append(
+            WinogradProduct(
+                source: try input(0), sourceShape: geometry.input, firstRow: -geometry.paddingHeight,
+                firstColumn: -geometry.paddingWidth, weights: transformedWeights, output: try output(0),
+                outputShape: geometry.output, bias: bias, residual: residual, relu: relu,
+                transformed: plan.isFused
+                    ? nil : try workspace(floatCount: weightFloats + plan.workspaceFloatCount) + weightFloats),
+            plan)
+    }
+
+    /// `[block][9][input block][16][32]` to `[block][36][input block][16][32]`.
+    private mutating func transformWeights(
+        _ blocking: WeightBlocking, _ weights: UnsafePointer<Float>, _ target: UnsafeMutablePointer<Float>
+    ) {
+        let kernels = kernels
+        let inputBlocks = blocking.inputBlockCount
+        parallel(blocking.outputBlockCount * inputBlocks, scratchFloats: Self.kernelScratchFloats) { unit, scratch in
+            let block = unit / inputBlocks
+            let inputBlock = unit % inputBlocks
+            kernels.winogradWeight(
+                weights + (block * 9 * inputBlocks + inputBlock) * 512, inputBlocks * 512, false,
+                target + (block * 36 * inputBlocks + inputBlock) * 512, inputBlocks * 512, scratch)
+        }
+    }
+
+    /// The input gradient of a convolution of stride 1 is a convolution of `dy` with rotated weights whose input and
+    /// output channels change places, padded by 2 − padding.
+    mutating func bindWinogradInputGradient(_ geometry: ConvolutionGeometry, addend: Bool) throws(DeviceError) {
+        let plan = geometry.winogradInputGradientPlan(registerRows: kernels.tileRows)
+        let blocking = WeightBlocking(geometry.transposedWeight.winograd)
+        let workspace = try self.workspace(floatCount: blocking.elementCount + plan.workspaceFloatCount)
+        transformTransposedWeights(WeightBlocking(geometry.weight), blocking, try input(1), workspace)
+        append(
+            WinogradProduct(
+                source: try input(0), sourceShape: geometry.output, firstRow: geometry.paddingHeight - 2,
+                firstColumn: geometry.paddingWidth - 2, weights: UnsafePointer(workspace), output: try output(0),
+                outputShape: geometry.input, bias: nil, residual: addend ? try input(2) : nil, relu: false,
+                transformed: plan.isFused ? nil : workspace + blocking.elementCount),
+            plan)
+    }
+
+    /// Rotated, transposed and transformed: `[input block of 32][36][output block of 16][16][32]`.
+    private mutating func transformTransposedWeights(
+        _ forward: WeightBlocking, _ blocking: WeightBlocking, _ weights: UnsafePointer<Float>,
+        _ target: UnsafeMutablePointer<Float>
+    ) {
+        let kernels = kernels
+        let reductionBlocks = blocking.inputBlockCount
+        let channelBlocks = forward.inputBlockCount
+        let transposedFloats = 9 * 512
+        parallel(
+            blocking.outputBlockCount * reductionBlocks, scratchFloats: transposedFloats + Self.kernelScratchFloats
+        ) { unit, scratch in
+            let block = unit / reductionBlocks
+            let reduction = unit % reductionBlocks
+            for half in 0..<2 {
+                let channelBlock = block * 2 + half
+                for tap in 0..<9 {
+                    let transposed = scratch + (tap * 512 + half * 16)
+                    if channelBlock < channelBlocks {
+                        let place = ((reduction / 2 * 9 + tap) * channelBlocks + channelBlock) * 512
+                        kernels.transpose16(weights + (place + reduction % 2 * 16), 32, transposed, 32)
+                    } else {
+                        for row in 0..<16 { kernels.zero(transposed + row * 32, 1) }
+                    }
+                }
+            }
+            kernels.winogradWeight(
+                scratch, 512, true, target + (block * 36 * reductionBlocks + reduction) * 512, reductionBlocks * 512,
+                scratch + transposedFloats)
+        }
+    }
+
+    /// Adds the loops that compute a product.
+    private mutating func append(_ product: WinogradProduct, _ plan: WinogradPlan) {
+        let kernels = kernels
+        guard plan.tileCount > 0 else { return }
+        let source = product.sourceShape
+        let output = product.outputShape
+        let outputBlocks = (output.channels + 31) / 32
+        let weightBlockFloats = 36 * plan.inputBlockCount * 512
+        let lastQuads = (source.channels - (plan.inputBlockCount - 1) * 16 + 3) / 4
+        let scratchFloats = Self.kernelScratchFloats
+
+        /// Transforms `blockCount` input blocks of a band from `firstBlock` on.
+        func transform(
+            _ band: Int, _ firstBlock: Int, _ blockCount: Int, _ target: UnsafeMutablePointer<Float>,
+            _ scratch: UnsafeMutablePointer<Float>
+        ) {
+            kernels.winogradInput(
+                WinogradTransform(
+                    source: product.source + firstBlock * source.blockFloats, blockStride: source.blockFloats,
+                    blockCount: blockCount, sourceHeight: source.height, sourceWidth: source.width,
+                    firstRow: product.firstRow, firstColumn: product.firstColumn, tileRows: plan.tileRows,
+                    tileColumns: plan.tileColumns, target: target + firstBlock * plan.capacity * 16,
+                    productStride: plan.transformedStride, capacity: plan.capacity, scratch: scratch),
+                band * plan.capacity, min(plan.capacity, plan.tileCount - band * plan.capacity))
+        }
+        /// Multiplies a band with one output block and stores its pixels.
+        func multiply(
+            _ band: Int, _ block: Int, _ transformed: UnsafePointer<Float>, _ products: UnsafeMutablePointer<Float>,
+            _ scratch: UnsafeMutablePointer<Float>
+        ) {
+            let first = band * plan.capacity
+            let count = min(plan.capacity, plan.tileCount - first)
+            let blockCount = min(2, output.blocks - block * 2)
+            kernels.winogradProducts(
+                WinogradProducts(
+                    transformed: transformed, transformedStride: plan.transformedStride,
+                    inputBlockCount: plan.inputBlockCount, lastQuads: lastQuads, tileCount: count,
+                    capacity: plan.capacity, weights: product.weights + block * weightBlockFloats,
+                    blockCount: blockCount, target: products, targetStride: plan.productStride))
+            let place = block * 2 * output.blockFloats
+            kernels.winogradOutput(
+                WinogradOutput(
+                    products: products, productStride: plan.productStride, capacity: plan.capacity,
+                    tileRows: plan.tileRows, tileColumns: plan.tileColumns, outputHeight: output.height,
+                    outputWidth: output.width, blockCount: blockCount,
+                    epilogue: BandEpilogue(
+                        output: product.output + place, blockStride: output.blockFloats,
+                        bias: product.bias.map { $0 + block * 32 }, residual: product.residual.map { $0 + place },
+                        relu: product.relu, pixelOffsets: nil),
+                    scratch: scratch),
+                first, count)
+        }
+
+        guard let memory = product.transformed else {
+            parallel(
+                plan.bandCount, scratchFloats: scratchFloats + plan.transformedFloats + plan.productFloats
+            ) { band, scratch in
+                let transformed = scratch + scratchFloats
+                transform(band, 0, plan.inputBlockCount, transformed, scratch)
+                for block in 0..<outputBlocks {
+                    multiply(band, block, transformed, transformed + plan.transformedFloats, scratch)
+                }
+            }
+            return
+        }
+        parallel(plan.bandCount * plan.inputBlockCount, scratchFloats: scratchFloats) { unit, scratch in
+            let band = unit / plan.inputBlockCount
+            transform(
+                band, unit % plan.inputBlockCount, 1, memory + band * plan.transformedFloats, scratch)
+        }
+        // Neighbouring units share a band's tiles, which the last-level cache then holds.
+        parallel(plan.bandCount * outputBlocks, scratchFloats: scratchFloats + plan.productFloats) { unit, scratch in
+            let band = unit / outputBlocks
+            multiply(
+                band, unit % outputBlocks, UnsafePointer(memory + band * plan.transformedFloats),
+                scratch + scratchFloats, scratch)
+        }
+    }
+}
