@@ -16,10 +16,11 @@ struct WinogradPlan {
     /// tiles are transformed to memory first, and a unit is a band times one output block.
     let isFused: Bool
 
-    /// Bytes of second-level cache that a fused band may take.
-    private static let bandByteCount = 400 << 10
     /// Units that a loop is split into at least where its shape allows.
     private static let unitGoal = 16
+    /// Input blocks up to which a band's transformed tiles (24 of them: a megabyte) are best kept by the thread.
+    private static let fusedBlocks = 16
+    private static let fusedCapacity = 28
     /// Tiles of a band whose transform lies in memory: its products take less than a quarter megabyte.
     private static let splitCapacity = 48
 
@@ -27,16 +28,22 @@ struct WinogradPlan {
     init(inputChannels: Int, output: ActivationShape, registerRows: Int) {
         tileRows = (output.height + 3) / 4
         tileColumns = (output.width + 3) / 4
-        tileCount = output.batch * tileRows * tileColumns
+        let total = output.batch * tileRows * tileColumns
+        tileCount = total
         inputBlockCount = ChannelBlockedLayout.blockCount(inputChannels)
-        func rounded(_ tiles: Int) -> Int { max((tiles + registerRows - 1) / registerRows, 1) * registerRows }
-        let tileBytes = 36 * 4 * (inputBlockCount * 16 + 32)
-        let fitting = Self.bandByteCount / tileBytes / registerRows * registerRows
-        isFused = fitting >= 12
+        let outputBlocks = (output.channels + 31) / 32
+        // At least two register tiles share a weight in the first-level cache.
+        let fewest = (11 / registerRows + 1) * registerRows
+        /// A band for at least `bands` of them.
+        func tiles(bands: Int, most: Int) -> Int {
+            let even = max(total / bands / registerRows, 1) * registerRows
+            return min(max(even, fewest), most / registerRows * registerRows)
+        }
+        isFused = inputBlockCount <= Self.fusedBlocks && tileCount >= Self.unitGoal * fewest
         if isFused {
-            capacity = min(fitting, rounded((tileCount + Self.unitGoal - 1) / Self.unitGoal))
+            capacity = tiles(bands: Self.unitGoal, most: Self.fusedCapacity)
         } else {
-            capacity = min(Self.splitCapacity / registerRows * registerRows, rounded(tileCount))
+            capacity = tiles(bands: max(Self.unitGoal / outputBlocks, 1), most: Self.splitCapacity)
         }
         bandCount = (tileCount + capacity - 1) / capacity
     }
