@@ -177,6 +177,7 @@ extension InstructionBinding {
 
     mutating func bindConvolutionWeightGradient(_ geometry: ConvolutionGeometry) throws(DeviceError) {
         if geometry.usesDenseReduction { return try bindDenseWeightGradient(geometry) }
+        if geometry.usesWinograd { return try bindWinogradWeightGradient(geometry) }
         let kernels = kernels
         let x = try input(0)
         let gradient = try input(1)

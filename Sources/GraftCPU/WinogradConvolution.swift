@@ -92,7 +92,7 @@ extension ConvolutionGeometry {
 
 extension InstructionBinding {
     /// Floats of the kernels' scratch.
-    private static var kernelScratchFloats: Int { 1280 }
+    fileprivate static var kernelScratchFloats: Int { 1280 }
 
     /// Forward: weight and bias as in ``bindConvolution(_:_:)``.
     mutating func bindWinogradConvolution(
@@ -257,6 +257,135 @@ extension InstructionBinding {
             multiply(
                 band, unit % outputBlocks, UnsafePointer(memory + band * plan.transformedFloats),
                 scratch + scratchFloats, scratch)
+        }
+    }
+}
+
+/// How a weight gradient's tiles are cut into chunks whose transforms lie in the workspace: by shape alone.
+struct WinogradGradientPlan {
+    let tileRows: Int
+    let tileColumns: Int
+    let tileCount: Int
+    let inputBlockCount: Int
+    let gradientBlockCount: Int
+    /// Tiles of a chunk.
+    let capacity: Int
+    let chunkCount: Int
+
+    /// Bytes of a chunk's transforms, about.
+    private static let chunkByteCount = 12 << 20
+    /// Fewer tiles would read and write the sums too often.
+    private static let fewestTiles = 128
+    /// Tiles whose gradients and one block of inputs stay in the first-level cache.
+    static let productTiles = 96
+    /// Tiles that a unit transforms.
+    static let transformTiles = 64
+
+    init(_ geometry: ConvolutionGeometry) {
+        let output = geometry.output
+        tileRows = (output.height + 3) / 4
+        tileColumns = (output.width + 3) / 4
+        tileCount = output.batch * tileRows * tileColumns
+        inputBlockCount = geometry.input.blocks
+        gradientBlockCount = output.blocks
+        let fitting = max(
+            Self.chunkByteCount / (36 * 64 * (inputBlockCount + gradientBlockCount)), Self.fewestTiles)
+        chunkCount = max((tileCount + fitting - 1) / fitting, 1)
+        capacity = max((tileCount + chunkCount - 1) / chunkCount, 1)
+    }
+
+    /// Floats between the 36 transformed planes; odd in cache lines, so that they do not share sets.
+    var inputStride: Int { (inputBlockCount * capacity / 2 * 2 + 1) * 16 }
+    var gradientStride: Int { (gradientBlockCount * capacity / 2 * 2 + 1) * 16 }
+}
+
+extension ConvolutionGeometry {
+    /// Floats of the transforms of a chunk and of the 36 sums.
+    var winogradWeightGradientWorkspaceFloatCount: Int {
+        let plan = WinogradGradientPlan(self)
+        return 36 * (plan.inputStride + plan.gradientStride) + WeightBlocking(weight.winograd).elementCount
+    }
+}
+
+extension InstructionBinding {
+    /// `dW = Gᵀ [Σ_tiles (Bᵀ x B) ⊙ (A dY Aᵀ)] G`, the adjoint of the forward pass with respect to the weight.
+    mutating func bindWinogradWeightGradient(_ geometry: ConvolutionGeometry) throws(DeviceError) {
+        let kernels = kernels
+        let x = try input(0)
+        let gradient = try input(1)
+        let result = try output(0)
+        let plan = WinogradGradientPlan(geometry)
+        let shape = geometry.input
+        let output = geometry.output
+        let outputBlocks = WeightBlocking(geometry.weight).outputBlockCount
+        let inputBlocks = plan.inputBlockCount
+        let inputs = try workspace(floatCount: geometry.winogradWeightGradientWorkspaceFloatCount)
+        let gradients = inputs + 36 * plan.inputStride
+        let sums = gradients + 36 * plan.gradientStride
+        let blocks = inputBlocks + plan.gradientBlockCount
+        guard plan.tileCount > 0 else {
+            parallelVectors(WeightBlocking(geometry.weight).elementCount / 16) { first, vectors in
+                kernels.zero(result + first * 16, vectors)
+            }
+            return
+        }
+        for chunk in 0..<plan.chunkCount {
+            let start = chunk * plan.capacity
+            let count = min(plan.capacity, plan.tileCount - start)
+            guard count > 0 else { continue }
+            let pieces = (count + WinogradGradientPlan.transformTiles - 1) / WinogradGradientPlan.transformTiles
+            parallel(blocks * pieces, scratchFloats: Self.kernelScratchFloats) { unit, scratch in
+                let block = unit / pieces
+                let first = unit % pieces * WinogradGradientPlan.transformTiles
+                let tiles = min(WinogradGradientPlan.transformTiles, count - first)
+                if block < inputBlocks {
+                    kernels.winogradInput(
+                        WinogradTransform(
+                            source: x + block * shape.blockFloats, blockStride: shape.blockFloats, blockCount: 1,
+                            sourceHeight: shape.height, sourceWidth: shape.width, firstRow: -geometry.paddingHeight,
+                            firstColumn: -geometry.paddingWidth, tileRows: plan.tileRows,
+                            tileColumns: plan.tileColumns, target: inputs + (block * plan.capacity + first) * 16,
+                            productStride: plan.inputStride, capacity: plan.capacity, scratch: scratch),
+                        start + first, tiles)
+                } else {
+                    let block = block - inputBlocks
+                    kernels.winogradGradient(
+                        WinogradTransform(
+                            source: gradient + block * output.blockFloats, blockStride: output.blockFloats,
+                            blockCount: 1, sourceHeight: output.height, sourceWidth: output.width, firstRow: 0,
+                            firstColumn: 0, tileRows: plan.tileRows, tileColumns: plan.tileColumns,
+                            target: gradients + (block * plan.capacity + first) * 16,
+                            productStride: plan.gradientStride, capacity: plan.capacity, scratch: scratch),
+                        start + first, tiles)
+                }
+            }
+            parallel(36 * outputBlocks) { unit, _ in
+                let index = unit / outputBlocks
+                let block = unit % outputBlocks
+                let left = gradients + (index * plan.gradientStride + block * 2 * plan.capacity * 16)
+                let right = block * 2 + 1 < plan.gradientBlockCount ? left + plan.capacity * 16 : nil
+                let target = sums + (block * 36 + index) * inputBlocks * 512
+                for first in stride(from: 0, to: count, by: WinogradGradientPlan.productTiles) {
+                    let product = OuterProduct(
+                        rowCount: 1, columnCount: min(WinogradGradientPlan.productTiles, count - first),
+                        inputRowStride: 0, inputStep: 16, gradientRowStride: 0, accumulates: chunk > 0 || first > 0,
+                        inputChannels: 16)
+                    for inputBlock in 0..<inputBlocks {
+                        let place = index * plan.inputStride + (inputBlock * plan.capacity + first) * 16
+                        kernels.outerProduct(
+                            product, inputs + place, left + first * 16, right.map { $0 + first * 16 },
+                            target + inputBlock * 512)
+                    }
+                }
+            }
+        }
+        parallel(outputBlocks * inputBlocks, scratchFloats: Self.kernelScratchFloats) { unit, scratch in
+            let block = unit / inputBlocks
+            let inputBlock = unit % inputBlocks
+            kernels.winogradWeightGradient(
+                sums + (block * 36 * inputBlocks + inputBlock) * 512, inputBlocks * 512,
+                min(2, plan.gradientBlockCount - block * 2), result + (block * 9 * inputBlocks + inputBlock) * 512,
+                inputBlocks * 512, scratch)
         }
     }
 }

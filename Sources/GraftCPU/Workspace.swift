@@ -40,6 +40,7 @@ extension ConvolutionGeometry {
             let split = DenseWeightGradientSplit(self)
             return split.partialCount * split.partialFloats
         }
+        if usesWinograd { return winogradWeightGradientWorkspaceFloatCount }
         let partialCount = weightGradientSplit.partialCount
         return partialCount > 1 ? partialCount * WeightBlocking(weight).elementCount : 0
     }

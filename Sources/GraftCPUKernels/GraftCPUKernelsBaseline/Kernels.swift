@@ -1541,6 +1541,124 @@ func winogradWeight(
     }
 }
 
+/// A times a column of a gradient's tile.
+@inline(__always)
+private func gradientTransform(
+    _ y0: Vector, _ y1: Vector, _ y2: Vector, _ y3: Vector
+) -> (Vector, Vector, Vector, Vector, Vector, Vector) {
+    let even = y0 + y2
+    let odd = y1 + y3
+    let outerEven = multiplyAdd(y0, y2, Vector(repeating: 4))
+    let outerOdd = multiplyAdd(y1 + y1, y3, Vector(repeating: 8))
+    return (y0, even + odd, even - odd, outerEven + outerOdd, outerEven - outerOdd, y3)
+}
+
+/// Gᵀ times a column.
+@inline(__always)
+private func weightGradientTransform(
+    _ u0: Vector, _ u1: Vector, _ u2: Vector, _ u3: Vector, _ u4: Vector, _ u5: Vector
+) -> (Vector, Vector, Vector) {
+    let sixth = Vector(repeating: 1.0 / 6)
+    let sum = u1 + u2
+    let outerSum = u3 + u4
+    let edge = multiplyAdd(u0 * Vector(repeating: 0.25), outerSum, Vector(repeating: 1.0 / 24))
+    return (
+        multiplyAdd(edge, sum, -sixth),
+        multiplyAdd((u2 - u1) * sixth, u3 - u4, Vector(repeating: 1.0 / 12)),
+        multiplyAdd(u5, outerSum - sum, sixth)
+    )
+}
+
+/// `D = A dY Aᵀ` of `count` tiles from tile `first` on; see ``WinogradTransform``.
+@inline(never)
+func winogradGradient(_ transform: WinogradTransform, _ first: Int, _ count: Int) {
+    let patch = transform.scratch
+    let half = patch + 256
+    let height = transform.sourceHeight
+    let width = transform.sourceWidth
+    let step = transform.productStride
+    for block in 0..<transform.blockCount {
+        var position = TilePosition(first, transform.tileRows, transform.tileColumns)
+        let planes = transform.source + block * transform.blockStride
+        var target = transform.target + block * transform.capacity * 16
+        for _ in 0..<count {
+            let plane = planes + position.image * height * width * 16
+            let row = position.row * 4
+            let column = position.column * 4
+            var source = UnsafePointer(patch)
+            var rowStride = 64
+            if row + 4 <= height, column + 4 <= width {
+                source = plane + (row * width + column) * 16
+                rowStride = width * 16
+            } else {
+                copyPatch(plane, height, width, row, column, 4, patch)
+            }
+            for lane in stride(from: 0, to: 16, by: vectorWidth) {
+                for j in 0..<4 {
+                    let d = source + (j * 16 + lane)
+                    let t = gradientTransform(
+                        load(d), load(d + rowStride), load(d + 2 * rowStride), load(d + 3 * rowStride))
+                    let h = half + j * vectorWidth
+                    store(t.0, h)
+                    store(t.1, h + 4 * vectorWidth)
+                    store(t.2, h + 8 * vectorWidth)
+                    store(t.3, h + 12 * vectorWidth)
+                    store(t.4, h + 16 * vectorWidth)
+                    store(t.5, h + 20 * vectorWidth)
+                }
+                for i in 0..<6 {
+                    let h = half + i * 4 * vectorWidth
+                    let t = gradientTransform(
+                        load(h), load(h + vectorWidth), load(h + 2 * vectorWidth), load(h + 3 * vectorWidth))
+                    let v = target + (i * 6 * step + lane)
+                    store(t.0, v)
+                    store(t.1, v + step)
+                    store(t.2, v + 2 * step)
+                    store(t.3, v + 3 * step)
+                    store(t.4, v + 4 * step)
+                    store(t.5, v + 5 * step)
+                }
+            }
+            target += 16
+            position.advance(transform.tileRows, transform.tileColumns)
+        }
+    }
+}
+
+/// `dW = Gᵀ dU G` of 16 × 32 filters, `[36][16][32]` to `[9][16][32]`; lanes of blocks that do not exist become zero.
+@inline(never)
+func winogradWeightGradient(
+    _ products: UnsafePointer<Float>, _ productStride: Int, _ blockCount: Int, _ target: UnsafeMutablePointer<Float>,
+    _ tapStride: Int, _ scratch: UnsafeMutablePointer<Float>
+) {
+    for lane in stride(from: 0, to: 512, by: vectorWidth) {
+        if lane % 32 >= blockCount * 16 {
+            for tap in 0..<9 { store(Vector.zero, target + (tap * tapStride + lane)) }
+            continue
+        }
+        for j in 0..<6 {
+            let u = products + (j * productStride + lane)
+            let t = weightGradientTransform(
+                load(u), load(u + 6 * productStride), load(u + 12 * productStride), load(u + 18 * productStride),
+                load(u + 24 * productStride), load(u + 30 * productStride))
+            let h = scratch + j * vectorWidth
+            store(t.0, h)
+            store(t.1, h + 6 * vectorWidth)
+            store(t.2, h + 12 * vectorWidth)
+        }
+        for r in 0..<3 {
+            let h = scratch + r * 6 * vectorWidth
+            let t = weightGradientTransform(
+                load(h), load(h + vectorWidth), load(h + 2 * vectorWidth), load(h + 3 * vectorWidth),
+                load(h + 4 * vectorWidth), load(h + 5 * vectorWidth))
+            let w = target + (r * 3 * tapStride + lane)
+            store(t.0, w)
+            store(t.1, w + tapStride)
+            store(t.2, w + 2 * tapStride)
+        }
+    }
+}
+
 // MARK: - Normalization
 
 /// A center of each lane, the mean's distance from it, and the sum of squared deviations from the mean, in two passes
@@ -2058,7 +2176,8 @@ package func makeKernelTable() -> KernelTable {
         name: name, tileRows: tileRows, bandProduct: bandProduct, gather: gather, gatherDense: gatherDense,
         outerProduct: outerProduct, transpose16: transpose16, sumPartials: sumPartials,
         winogradInput: winogradInput, winogradProducts: winogradProducts, winogradOutput: winogradOutput,
-        winogradWeight: winogradWeight, moments: moments,
+        winogradWeight: winogradWeight, winogradGradient: winogradGradient,
+        winogradWeightGradient: winogradWeightGradient, moments: moments,
         normalize: normalize, gradientSums: gradientSums, normalizationGradient: normalizationGradient,
         scaleChannels: scaleChannels, sumVectors: sumVectors, relu: relu, reluGradient: reluGradient, add: add,
         copy: copy,

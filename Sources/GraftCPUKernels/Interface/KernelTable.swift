@@ -363,6 +363,15 @@ package struct KernelTable {
             _ weights: UnsafePointer<Float>, _ tapStride: Int, _ rotated: Bool,
             _ target: UnsafeMutablePointer<Float>, _ productStride: Int, _ scratch: UnsafeMutablePointer<Float>
         ) -> Void
+    /// `D = A dY Aᵀ` of `count` tiles from tile `first` on, 4×4 patches of the gradient.
+    package var winogradGradient: (_ transform: WinogradTransform, _ first: Int, _ count: Int) -> Void
+    /// `dW = Gᵀ dU G` of 16 × 32 filters: `[36][16][32]` to `[9][16][32]`, strides in floats; lanes from
+    /// `16 · blockCount` on become zero; scratch of 1280 floats.
+    package var winogradWeightGradient:
+        (
+            _ products: UnsafePointer<Float>, _ productStride: Int, _ blockCount: Int,
+            _ target: UnsafeMutablePointer<Float>, _ tapStride: Int, _ scratch: UnsafeMutablePointer<Float>
+        ) -> Void
 
     /// `(x, vectors, result[3][16])`: a center, the mean's distance from it, the squared deviations from the mean.
     package var moments: (UnsafePointer<Float>, Int, UnsafeMutablePointer<Float>) -> Void
@@ -460,6 +469,11 @@ package struct KernelTable {
             @escaping (
                 UnsafePointer<Float>, Int, Bool, UnsafeMutablePointer<Float>, Int, UnsafeMutablePointer<Float>
             ) -> Void,
+        winogradGradient: @escaping (WinogradTransform, Int, Int) -> Void,
+        winogradWeightGradient:
+            @escaping (
+                UnsafePointer<Float>, Int, Int, UnsafeMutablePointer<Float>, Int, UnsafeMutablePointer<Float>
+            ) -> Void,
         moments:
             @escaping (UnsafePointer<Float>, Int, UnsafeMutablePointer<Float>) -> Void,
         normalize:
@@ -522,6 +536,8 @@ package struct KernelTable {
         self.winogradProducts = winogradProducts
         self.winogradOutput = winogradOutput
         self.winogradWeight = winogradWeight
+        self.winogradGradient = winogradGradient
+        self.winogradWeightGradient = winogradWeightGradient
         self.moments = moments
         self.normalize = normalize
         self.gradientSums = gradientSums
