@@ -48,7 +48,9 @@ package final class CPUBackend: DeviceBackend {
 
     package func byteCount(of kind: ValueKind) -> Int { ChannelBlockedLayout.byteCount(of: kind) }
 
-    package func workspaceByteCount(for primitive: Primitive) -> Int { primitive.workspaceFloatCount * 4 }
+    package func workspaceByteCount(for primitive: Primitive) -> Int {
+        primitive.workspaceFloatCount(registerRows: kernels.tileRows) * 4
+    }
 
     package var alignment: Int { 64 }
 

@@ -114,6 +114,10 @@ extension InstructionBinding {
             next += 1
         }
         if epilogue.residual { residual = try input(next) }
+        if geometry.usesWinograd {
+            return try bindWinogradConvolution(
+                geometry, weights: weights, bias: bias, residual: residual, relu: epilogue.relu)
+        }
         let blocking = WeightBlocking(geometry.weight)
         let output = geometry.output
         var product = TapProduct(

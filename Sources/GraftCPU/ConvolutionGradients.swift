@@ -112,6 +112,7 @@ struct DenseWeightGradientSplit {
 
 extension InstructionBinding {
     mutating func bindConvolutionInputGradient(_ geometry: ConvolutionGeometry, addend: Bool) throws(DeviceError) {
+        if geometry.usesWinograd { return try bindWinogradInputGradient(geometry, addend: addend) }
         let gradient = try input(0)
         let weights = try input(1)
         let residual = addend ? try input(2) : nil
@@ -176,6 +177,7 @@ extension InstructionBinding {
 
     mutating func bindConvolutionWeightGradient(_ geometry: ConvolutionGeometry) throws(DeviceError) {
         if geometry.usesDenseReduction { return try bindDenseWeightGradient(geometry) }
+        if geometry.usesWinograd { return try bindWinogradWeightGradient(geometry) }
         let kernels = kernels
         let x = try input(0)
         let gradient = try input(1)

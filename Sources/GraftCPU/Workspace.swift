@@ -1,13 +1,16 @@
 import GraftGraph
 
 extension Primitive {
-    /// Floats of scratch that all threads share while the primitive runs; a function of its shapes alone.
-    var workspaceFloatCount: Int {
+    /// Floats of scratch that all threads share while the primitive runs; a function of its shapes and of the kernels'
+    /// register tile alone.
+    func workspaceFloatCount(registerRows: Int) -> Int {
         switch self {
-        case .convolution(let geometry, _):
-            geometry.usesDenseReduction
-                ? WeightBlocking(geometry.weight).outputBlockCount * geometry.denseBlockCount * 512 : 0
-        case .convolutionInputGradient(let geometry, _): WeightBlocking(geometry.transposedWeight).elementCount
+        case .convolution(let geometry, _): geometry.forwardWorkspaceFloatCount(registerRows: registerRows)
+        case .convolutionInputGradient(let geometry, _):
+            geometry.usesWinograd
+                ? WeightBlocking(geometry.transposedWeight.winograd).elementCount
+                    + geometry.winogradInputGradientPlan(registerRows: registerRows).workspaceFloatCount
+                : WeightBlocking(geometry.transposedWeight).elementCount
         case .convolutionWeightGradient(let geometry): geometry.weightGradientWorkspaceFloatCount
         case .channelSum(let shape): shape.blocks * PlaneChunks(shape).count * 16
         case .batchNormalizationTraining(let shape, _, _, _): shape.blocks * PlaneChunks(shape).count * 48
@@ -24,11 +27,20 @@ extension Primitive {
 }
 
 extension ConvolutionGeometry {
+    fileprivate func forwardWorkspaceFloatCount(registerRows: Int) -> Int {
+        if usesWinograd {
+            return winogradPlan(registerRows: registerRows).workspaceFloatCount
+                + (method == .winograd ? WeightBlocking(weight.winograd).elementCount : 0)
+        }
+        return usesDenseReduction ? WeightBlocking(weight).outputBlockCount * denseBlockCount * 512 : 0
+    }
+
     fileprivate var weightGradientWorkspaceFloatCount: Int {
         if usesDenseReduction {
             let split = DenseWeightGradientSplit(self)
             return split.partialCount * split.partialFloats
         }
+        if usesWinograd { return winogradWeightGradientWorkspaceFloatCount }
         let partialCount = weightGradientSplit.partialCount
         return partialCount > 1 ? partialCount * WeightBlocking(weight).elementCount : 0
     }

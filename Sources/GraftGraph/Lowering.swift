@@ -29,6 +29,8 @@ package struct LoweringOptions: Sendable {
     package var dropout = true
     package var labelSmoothing: Float = 0
     package var optimizer: OptimizerRule = .sgd(momentum: true, nesterov: false)
+    /// Whether convolutions may be summed by ``Winograd``'s transforms where they are the faster way.
+    package var allowsWinograd = true
     /// Inference: nodes whose values the host reads, by the name they are asked for. Empty means the logits.
     package var outputs: [String] = []
     /// Nodes whose values the host writes, as inputs of these names (``Frontier/nodes``); what lies before them is left
@@ -238,16 +240,31 @@ private struct Lowering {
         }
     }
 
-    /// The weight that a group's convolution multiplies with: folded with a frozen batch norm, or the tensor itself.
+    /// Winograd's transforms where they are allowed and pay.
+    private func method(_ geometry: ConvolutionGeometry) -> ConvolutionMethod {
+        options.allowsWinograd && geometry.prefersWinograd ? .winograd : .direct
+    }
+
+    /// The weight that a group's convolution multiplies with: folded with a frozen batch norm, or the tensor itself;
+    /// transformed when `geometry` says so.
     private mutating func weight(_ group: Group, _ geometry: ConvolutionGeometry) -> ValueID {
         let module = graph.nodes[group.head].module
+        let isTransformed = geometry.method == .winogradWithTransformedWeight
+        let kind: ValueKind = isTransformed ? .winogradWeight(geometry.weight) : .weight(geometry.weight)
+        let suffix = isTransformed ? "#winograd" : ""
         guard let norm = group.foldedNorm, case .batchNormalization(_, let epsilon, _) = graph.nodes[norm].layer else {
-            return parameter("\(module).weight", .weight(geometry.weight))
+            let name = "\(module).weight"
+            return isTransformed ? constant(name + suffix, kind, .tensor(name)) : parameter(name, kind)
         }
         let normModule = graph.nodes[norm].module
         return constant(
-            "\(module).weight×\(normModule)", .weight(geometry.weight),
+            "\(module).weight×\(normModule)\(suffix)", kind,
             .foldedWeight(convolution: module, batchNormalization: normModule, epsilon: epsilon))
+    }
+
+    /// Whether a group's weight never changes while the program lives.
+    private func hasConstantWeight(_ group: Group) -> Bool {
+        group.foldedNorm != nil || cohortOf["\(graph.nodes[group.head].module).weight"] == nil
     }
 
     // MARK: Forward
@@ -284,7 +301,11 @@ private struct Lowering {
                 valueOf[index] = output
             }
         case .convolution, .linear:
-            guard let geometry = geometry(index) else { return }
+            guard var geometry = geometry(index) else { return }
+            geometry.method = method(geometry)
+            if geometry.method == .winograd, hasConstantWeight(group) {
+                geometry.method = .winogradWithTransformedWeight
+            }
             var inputs = [value(node.inputs[0]), weight(group, geometry)]
             var epilogue = Epilogue(residual: group.residual != nil, relu: group.relu != nil)
             if let norm = group.foldedNorm, case .batchNormalization(_, let epsilon, _) = graph.nodes[norm].layer {
@@ -476,7 +497,8 @@ private struct Lowering {
         switch node.layer {
         case .input: break
         case .convolution, .linear:
-            guard let geometry = geometry(index) else { return }
+            guard var geometry = geometry(index) else { return }
+            geometry.method = method(geometry)
             if trainable.contains("\(node.module).bias") {
                 let target = parameterGradient("\(node.module).bias", .channelVector(geometry.outputChannels))
                 append(.channelSum(geometry.output), [gradient], [target])

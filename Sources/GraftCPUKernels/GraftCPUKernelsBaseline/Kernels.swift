@@ -1248,6 +1248,417 @@ func sumPartials(
     }
 }
 
+// MARK: - Winograd
+
+// F(4×4, 3×3): tiles of 4×4 outputs from 6×6 inputs. One register's lanes at a time; the half-transformed tile goes
+// through scratch in the first-level cache, because 36 vectors fit no register file.
+
+/// Bᵀ times a column.
+@inline(__always)
+private func inputTransform(
+    _ d0: Vector, _ d1: Vector, _ d2: Vector, _ d3: Vector, _ d4: Vector, _ d5: Vector
+) -> (Vector, Vector, Vector, Vector, Vector, Vector) {
+    let four = Vector(repeating: 4)
+    let minusFour = Vector(repeating: -4)
+    let minusFive = Vector(repeating: -5)
+    let even = multiplyAdd(d4, d2, minusFour)
+    let odd = multiplyAdd(d3, d1, minusFour)
+    let evenDifference = d4 - d2
+    let oddDifference = d3 - d1
+    let twice = oddDifference + oddDifference
+    return (
+        multiplyAdd(multiplyAdd(d4, d2, minusFive), d0, four), even + odd, even - odd, evenDifference + twice,
+        evenDifference - twice, multiplyAdd(multiplyAdd(d5, d3, minusFive), d1, four)
+    )
+}
+
+/// Aᵀ times a column.
+@inline(__always)
+private func outputTransform(
+    _ m0: Vector, _ m1: Vector, _ m2: Vector, _ m3: Vector, _ m4: Vector, _ m5: Vector
+) -> (Vector, Vector, Vector, Vector) {
+    let sum = m1 + m2
+    let difference = m1 - m2
+    let outerSum = m3 + m4
+    let outerDifference = m3 - m4
+    return (
+        m0 + sum + outerSum, multiplyAdd(difference, outerDifference, Vector(repeating: 2)),
+        multiplyAdd(sum, outerSum, Vector(repeating: 4)),
+        multiplyAdd(difference + m5, outerDifference, Vector(repeating: 8))
+    )
+}
+
+/// G times a column.
+@inline(__always)
+private func weightTransform(
+    _ a: Vector, _ b: Vector, _ c: Vector
+) -> (Vector, Vector, Vector, Vector, Vector, Vector) {
+    let sixth = Vector(repeating: 1.0 / 6)
+    let twelfth = Vector(repeating: 1.0 / 12)
+    let outer = a + c
+    let edge = multiplyAdd(c * sixth, a, Vector(repeating: 1.0 / 24))
+    let middle = b * twelfth
+    return (
+        a * Vector(repeating: 0.25), (outer + b) * -sixth, (outer - b) * -sixth, edge + middle, edge - middle, c
+    )
+}
+
+/// Where a tile of a plane lies: image, tile row, tile column of tile `index`, stepping on.
+private struct TilePosition {
+    var image: Int
+    var row: Int
+    var column: Int
+
+    @inline(__always)
+    init(_ index: Int, _ tileRows: Int, _ tileColumns: Int) {
+        column = index % tileColumns
+        row = index / tileColumns % tileRows
+        image = index / tileColumns / tileRows
+    }
+
+    @inline(__always)
+    mutating func advance(_ tileRows: Int, _ tileColumns: Int) {
+        column += 1
+        guard column == tileColumns else { return }
+        column = 0
+        row += 1
+        guard row == tileRows else { return }
+        row = 0
+        image += 1
+    }
+}
+
+/// Copies the part of a `side` × `side` patch that exists, zeros elsewhere, to `[side][side][16]`.
+@inline(__always)
+private func copyPatch(
+    _ plane: UnsafePointer<Float>, _ height: Int, _ width: Int, _ firstRow: Int, _ firstColumn: Int, _ side: Int,
+    _ patch: UnsafeMutablePointer<Float>
+) {
+    for row in 0..<side {
+        let sourceRow = firstRow + row
+        for column in 0..<side {
+            let sourceColumn = firstColumn + column
+            let target = patch + (row * side + column) * 16
+            if sourceRow >= 0, sourceRow < height, sourceColumn >= 0, sourceColumn < width {
+                storeBlock(loadBlock(plane + (sourceRow * width + sourceColumn) * 16), target)
+            } else {
+                storeBlock(Block.zero, target)
+            }
+        }
+    }
+}
+
+/// `V = Bᵀ d B` of `count` tiles from tile `first` on; see ``WinogradTransform``.
+@inline(never)
+func winogradInput(_ transform: WinogradTransform, _ first: Int, _ count: Int) {
+    let patch = transform.scratch
+    let half = patch + 576
+    let height = transform.sourceHeight
+    let width = transform.sourceWidth
+    let step = transform.productStride
+    for block in 0..<transform.blockCount {
+        var position = TilePosition(first, transform.tileRows, transform.tileColumns)
+        let planes = transform.source + block * transform.blockStride
+        var target = transform.target + block * transform.capacity * 16
+        for _ in 0..<count {
+            let plane = planes + position.image * height * width * 16
+            let row = position.row * 4 + transform.firstRow
+            let column = position.column * 4 + transform.firstColumn
+            var source = UnsafePointer(patch)
+            var rowStride = 96
+            if row >= 0, column >= 0, row + 6 <= height, column + 6 <= width {
+                source = plane + (row * width + column) * 16
+                rowStride = width * 16
+            } else {
+                copyPatch(plane, height, width, row, column, 6, patch)
+            }
+            for lane in stride(from: 0, to: 16, by: vectorWidth) {
+                for j in 0..<6 {
+                    let d = source + (j * 16 + lane)
+                    let t = inputTransform(
+                        load(d), load(d + rowStride), load(d + 2 * rowStride), load(d + 3 * rowStride),
+                        load(d + 4 * rowStride), load(d + 5 * rowStride))
+                    let h = half + j * vectorWidth
+                    store(t.0, h)
+                    store(t.1, h + 6 * vectorWidth)
+                    store(t.2, h + 12 * vectorWidth)
+                    store(t.3, h + 18 * vectorWidth)
+                    store(t.4, h + 24 * vectorWidth)
+                    store(t.5, h + 30 * vectorWidth)
+                }
+                for i in 0..<6 {
+                    let h = half + i * 6 * vectorWidth
+                    let t = inputTransform(
+                        load(h), load(h + vectorWidth), load(h + 2 * vectorWidth), load(h + 3 * vectorWidth),
+                        load(h + 4 * vectorWidth), load(h + 5 * vectorWidth))
+                    let v = target + (i * 6 * step + lane)
+                    store(t.0, v)
+                    store(t.1, v + step)
+                    store(t.2, v + 2 * step)
+                    store(t.3, v + 3 * step)
+                    store(t.4, v + 4 * step)
+                    store(t.5, v + 5 * step)
+                }
+            }
+            target += 16
+            position.advance(transform.tileRows, transform.tileColumns)
+        }
+    }
+}
+
+/// The 36 products of a band of tiles with one output block; see ``WinogradProducts``.
+@inline(never)
+func winogradProducts(_ products: WinogradProducts) {
+    var product = BandProduct(
+        a: products.transformed, outerCount: 1, outerStride: 0, innerCount: products.inputBlockCount,
+        innerStride: products.capacity * 16, lastQuads: products.lastQuads, pixelCount: products.tileCount,
+        weights: products.weights, blockCount: products.blockCount,
+        epilogue: BandEpilogue(
+            output: products.target, blockStride: 0, bias: nil, residual: nil, relu: false, pixelOffsets: nil),
+        tile: products.target)
+    let count = products.tileCount
+    for index in 0..<36 {
+        product.a = products.transformed + index * products.transformedStride
+        product.weights = products.weights + index * products.inputBlockCount * 512
+        let target = products.target + index * products.targetStride
+        #if GRAFT_AVX512
+            var tile = 0
+            while tile < count {
+                let first = product.a + tile * 16
+                let result = target + tile * 32
+                if products.blockCount == 1 {
+                    tile14x1(product, first, product.weights, result)
+                    tile += 14
+                } else if count - tile <= 8 {
+                    tile8x2(product, first, product.weights, result)
+                    tile += 8
+                } else {
+                    tile14x2(product, first, product.weights, result)
+                    tile += 14
+                }
+            }
+        #else
+            for lane in stride(from: 0, to: products.blockCount * 16, by: 2 * vectorWidth) {
+                let lanes = target + lane * products.capacity
+                var tile = 0
+                while tile < count {
+                    tile6x2(product, product.a + tile * 16, product.weights + lane, lanes + tile * 2 * vectorWidth)
+                    tile += 6
+                }
+            }
+        #endif
+    }
+}
+
+/// `Y = Aᵀ M A` of `count` tiles from tile `first` on, with the epilogue; see ``WinogradOutput``.
+@inline(never)
+func winogradOutput(_ output: WinogradOutput, _ first: Int, _ count: Int) {
+    let epilogue = output.epilogue
+    let half = output.scratch
+    let step = output.productStride
+    let width = output.outputWidth
+    for lane in stride(from: 0, to: output.blockCount * 16, by: vectorWidth) {
+        var bias = Vector.zero
+        if let values = epilogue.bias { bias = load(values + lane) }
+        let place = (lane / 16) * epilogue.blockStride + lane % 16
+        var m =
+            output.products + (lane / (2 * vectorWidth) * output.capacity * 2 * vectorWidth + lane % (2 * vectorWidth))
+        var position = TilePosition(first, output.tileRows, output.tileColumns)
+        for _ in 0..<count {
+            for j in 0..<6 {
+                let p = m + j * step
+                let t = outputTransform(
+                    load(p), load(p + 6 * step), load(p + 12 * step), load(p + 18 * step), load(p + 24 * step),
+                    load(p + 30 * step))
+                let h = half + j * vectorWidth
+                store(t.0, h)
+                store(t.1, h + 6 * vectorWidth)
+                store(t.2, h + 12 * vectorWidth)
+                store(t.3, h + 18 * vectorWidth)
+            }
+            let firstRow = position.row * 4
+            let firstColumn = position.column * 4
+            let rows = min(4, output.outputHeight - firstRow)
+            let columns = min(4, width - firstColumn)
+            var pixel = place + ((position.image * output.outputHeight + firstRow) * width + firstColumn) * 16
+            for i in 0..<rows {
+                let h = half + i * 6 * vectorWidth
+                let t = outputTransform(
+                    load(h), load(h + vectorWidth), load(h + 2 * vectorWidth), load(h + 3 * vectorWidth),
+                    load(h + 4 * vectorWidth), load(h + 5 * vectorWidth))
+                storeOutput(epilogue, t.0, bias, pixel)
+                if columns > 1 { storeOutput(epilogue, t.1, bias, pixel + 16) }
+                if columns > 2 { storeOutput(epilogue, t.2, bias, pixel + 32) }
+                if columns > 3 { storeOutput(epilogue, t.3, bias, pixel + 48) }
+                pixel += width * 16
+            }
+            m += 2 * vectorWidth
+            position.advance(output.tileRows, output.tileColumns)
+        }
+    }
+}
+
+@inline(__always)
+private func storeOutput(_ epilogue: BandEpilogue, _ sum: Vector, _ bias: Vector, _ place: Int) {
+    var value = sum + bias
+    if let residual = epilogue.residual { value += load(residual + place) }
+    if epilogue.relu { value.replace(with: Vector.zero, where: value .< Vector.zero) }
+    store(value, epilogue.output + place)
+}
+
+/// `U = G g Gᵀ` of 16 × 32 filters, `[9][16][32]` with `tapStride` floats between taps to `[36][16][32]` with
+/// `productStride`; `rotated` reads the taps backwards.
+@inline(never)
+func winogradWeight(
+    _ weights: UnsafePointer<Float>, _ tapStride: Int, _ rotated: Bool, _ target: UnsafeMutablePointer<Float>,
+    _ productStride: Int, _ scratch: UnsafeMutablePointer<Float>
+) {
+    let first = rotated ? weights + 8 * tapStride : weights
+    let step = rotated ? -tapStride : tapStride
+    for lane in stride(from: 0, to: 512, by: vectorWidth) {
+        for s in 0..<3 {
+            let g = first + (s * step + lane)
+            let t = weightTransform(load(g), load(g + 3 * step), load(g + 6 * step))
+            let h = scratch + s * vectorWidth
+            store(t.0, h)
+            store(t.1, h + 3 * vectorWidth)
+            store(t.2, h + 6 * vectorWidth)
+            store(t.3, h + 9 * vectorWidth)
+            store(t.4, h + 12 * vectorWidth)
+            store(t.5, h + 15 * vectorWidth)
+        }
+        for i in 0..<6 {
+            let h = scratch + i * 3 * vectorWidth
+            let t = weightTransform(load(h), load(h + vectorWidth), load(h + 2 * vectorWidth))
+            let u = target + (i * 6 * productStride + lane)
+            store(t.0, u)
+            store(t.1, u + productStride)
+            store(t.2, u + 2 * productStride)
+            store(t.3, u + 3 * productStride)
+            store(t.4, u + 4 * productStride)
+            store(t.5, u + 5 * productStride)
+        }
+    }
+}
+
+/// A times a column of a gradient's tile.
+@inline(__always)
+private func gradientTransform(
+    _ y0: Vector, _ y1: Vector, _ y2: Vector, _ y3: Vector
+) -> (Vector, Vector, Vector, Vector, Vector, Vector) {
+    let even = y0 + y2
+    let odd = y1 + y3
+    let outerEven = multiplyAdd(y0, y2, Vector(repeating: 4))
+    let outerOdd = multiplyAdd(y1 + y1, y3, Vector(repeating: 8))
+    return (y0, even + odd, even - odd, outerEven + outerOdd, outerEven - outerOdd, y3)
+}
+
+/// Gᵀ times a column.
+@inline(__always)
+private func weightGradientTransform(
+    _ u0: Vector, _ u1: Vector, _ u2: Vector, _ u3: Vector, _ u4: Vector, _ u5: Vector
+) -> (Vector, Vector, Vector) {
+    let sixth = Vector(repeating: 1.0 / 6)
+    let sum = u1 + u2
+    let outerSum = u3 + u4
+    let edge = multiplyAdd(u0 * Vector(repeating: 0.25), outerSum, Vector(repeating: 1.0 / 24))
+    return (
+        multiplyAdd(edge, sum, -sixth),
+        multiplyAdd((u2 - u1) * sixth, u3 - u4, Vector(repeating: 1.0 / 12)),
+        multiplyAdd(u5, outerSum - sum, sixth)
+    )
+}
+
+/// `D = A dY Aᵀ` of `count` tiles from tile `first` on; see ``WinogradTransform``.
+@inline(never)
+func winogradGradient(_ transform: WinogradTransform, _ first: Int, _ count: Int) {
+    let patch = transform.scratch
+    let half = patch + 256
+    let height = transform.sourceHeight
+    let width = transform.sourceWidth
+    let step = transform.productStride
+    for block in 0..<transform.blockCount {
+        var position = TilePosition(first, transform.tileRows, transform.tileColumns)
+        let planes = transform.source + block * transform.blockStride
+        var target = transform.target + block * transform.capacity * 16
+        for _ in 0..<count {
+            let plane = planes + position.image * height * width * 16
+            let row = position.row * 4
+            let column = position.column * 4
+            var source = UnsafePointer(patch)
+            var rowStride = 64
+            if row + 4 <= height, column + 4 <= width {
+                source = plane + (row * width + column) * 16
+                rowStride = width * 16
+            } else {
+                copyPatch(plane, height, width, row, column, 4, patch)
+            }
+            for lane in stride(from: 0, to: 16, by: vectorWidth) {
+                for j in 0..<4 {
+                    let d = source + (j * 16 + lane)
+                    let t = gradientTransform(
+                        load(d), load(d + rowStride), load(d + 2 * rowStride), load(d + 3 * rowStride))
+                    let h = half + j * vectorWidth
+                    store(t.0, h)
+                    store(t.1, h + 4 * vectorWidth)
+                    store(t.2, h + 8 * vectorWidth)
+                    store(t.3, h + 12 * vectorWidth)
+                    store(t.4, h + 16 * vectorWidth)
+                    store(t.5, h + 20 * vectorWidth)
+                }
+                for i in 0..<6 {
+                    let h = half + i * 4 * vectorWidth
+                    let t = gradientTransform(
+                        load(h), load(h + vectorWidth), load(h + 2 * vectorWidth), load(h + 3 * vectorWidth))
+                    let v = target + (i * 6 * step + lane)
+                    store(t.0, v)
+                    store(t.1, v + step)
+                    store(t.2, v + 2 * step)
+                    store(t.3, v + 3 * step)
+                    store(t.4, v + 4 * step)
+                    store(t.5, v + 5 * step)
+                }
+            }
+            target += 16
+            position.advance(transform.tileRows, transform.tileColumns)
+        }
+    }
+}
+
+/// `dW = Gᵀ dU G` of 16 × 32 filters, `[36][16][32]` to `[9][16][32]`; lanes of blocks that do not exist become zero.
+@inline(never)
+func winogradWeightGradient(
+    _ products: UnsafePointer<Float>, _ productStride: Int, _ blockCount: Int, _ target: UnsafeMutablePointer<Float>,
+    _ tapStride: Int, _ scratch: UnsafeMutablePointer<Float>
+) {
+    for lane in stride(from: 0, to: 512, by: vectorWidth) {
+        if lane % 32 >= blockCount * 16 {
+            for tap in 0..<9 { store(Vector.zero, target + (tap * tapStride + lane)) }
+            continue
+        }
+        for j in 0..<6 {
+            let u = products + (j * productStride + lane)
+            let t = weightGradientTransform(
+                load(u), load(u + 6 * productStride), load(u + 12 * productStride), load(u + 18 * productStride),
+                load(u + 24 * productStride), load(u + 30 * productStride))
+            let h = scratch + j * vectorWidth
+            store(t.0, h)
+            store(t.1, h + 6 * vectorWidth)
+            store(t.2, h + 12 * vectorWidth)
+        }
+        for r in 0..<3 {
+            let h = scratch + r * 6 * vectorWidth
+            let t = weightGradientTransform(
+                load(h), load(h + vectorWidth), load(h + 2 * vectorWidth), load(h + 3 * vectorWidth),
+                load(h + 4 * vectorWidth), load(h + 5 * vectorWidth))
+            let w = target + (r * 3 * tapStride + lane)
+            store(t.0, w)
+            store(t.1, w + tapStride)
+            store(t.2, w + 2 * tapStride)
+        }
+    }
+}
+
 // MARK: - Normalization
 
 /// A center of each lane, the mean's distance from it, and the sum of squared deviations from the mean, in two passes
@@ -1763,7 +2174,10 @@ package func makeKernelTable() -> KernelTable {
     #endif
     return KernelTable(
         name: name, tileRows: tileRows, bandProduct: bandProduct, gather: gather, gatherDense: gatherDense,
-        outerProduct: outerProduct, transpose16: transpose16, sumPartials: sumPartials, moments: moments,
+        outerProduct: outerProduct, transpose16: transpose16, sumPartials: sumPartials,
+        winogradInput: winogradInput, winogradProducts: winogradProducts, winogradOutput: winogradOutput,
+        winogradWeight: winogradWeight, winogradGradient: winogradGradient,
+        winogradWeightGradient: winogradWeightGradient, moments: moments,
         normalize: normalize, gradientSums: gradientSums, normalizationGradient: normalizationGradient,
         scaleChannels: scaleChannels, sumVectors: sumVectors, relu: relu, reluGradient: reluGradient, add: add,
         copy: copy,

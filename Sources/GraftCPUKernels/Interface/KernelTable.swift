@@ -149,6 +149,124 @@ package struct OuterProduct {
     }
 }
 
+/// Transforms 6×6 patches of a plane (or 4×4 ones of a gradient) for Winograd's products.
+package struct WinogradTransform {
+    /// `[blocks][N][H][W][16]`.
+    package var source: UnsafePointer<Float>
+    /// Floats between source blocks.
+    package var blockStride: Int
+    package var blockCount: Int
+    package var sourceHeight: Int
+    package var sourceWidth: Int
+    /// Where the patch of an image's first tile begins in the source; patches are 4 apart.
+    package var firstRow: Int
+    package var firstColumn: Int
+    /// Tiles per image.
+    package var tileRows: Int
+    package var tileColumns: Int
+    /// `[36][block][capacity][16]`.
+    package var target: UnsafeMutablePointer<Float>
+    /// Floats between the 36.
+    package var productStride: Int
+    package var capacity: Int
+    /// 1280 floats that the kernel may use.
+    package var scratch: UnsafeMutablePointer<Float>
+
+    package init(
+        source: UnsafePointer<Float>, blockStride: Int, blockCount: Int, sourceHeight: Int, sourceWidth: Int,
+        firstRow: Int, firstColumn: Int, tileRows: Int, tileColumns: Int, target: UnsafeMutablePointer<Float>,
+        productStride: Int, capacity: Int, scratch: UnsafeMutablePointer<Float>
+    ) {
+        self.source = source
+        self.blockStride = blockStride
+        self.blockCount = blockCount
+        self.sourceHeight = sourceHeight
+        self.sourceWidth = sourceWidth
+        self.firstRow = firstRow
+        self.firstColumn = firstColumn
+        self.tileRows = tileRows
+        self.tileColumns = tileColumns
+        self.target = target
+        self.productStride = productStride
+        self.capacity = capacity
+        self.scratch = scratch
+    }
+}
+
+/// 36 products of a band of transformed tiles with one block of 32 output channels.
+package struct WinogradProducts {
+    /// `[36][input block][capacity][16]`, rows behind `tileCount` mapped up to the next multiple of the tile's rows.
+    package var transformed: UnsafePointer<Float>
+    /// Floats between the 36.
+    package var transformedStride: Int
+    package var inputBlockCount: Int
+    /// Quarters of the last input block that are used, 1 to 4.
+    package var lastQuads: Int
+    package var tileCount: Int
+    package var capacity: Int
+    /// `[36][input block][16][32]`.
+    package var weights: UnsafePointer<Float>
+    /// Activation blocks of 16 that the output block has: 1 or 2.
+    package var blockCount: Int
+    /// 36 of `32 · capacity` floats in an order that only `winogradOutput` of the same variant knows.
+    package var target: UnsafeMutablePointer<Float>
+    /// Floats between the 36.
+    package var targetStride: Int
+
+    package init(
+        transformed: UnsafePointer<Float>, transformedStride: Int, inputBlockCount: Int, lastQuads: Int, tileCount: Int,
+        capacity: Int, weights: UnsafePointer<Float>, blockCount: Int, target: UnsafeMutablePointer<Float>,
+        targetStride: Int
+    ) {
+        self.transformed = transformed
+        self.transformedStride = transformedStride
+        self.inputBlockCount = inputBlockCount
+        self.lastQuads = lastQuads
+        self.tileCount = tileCount
+        self.capacity = capacity
+        self.weights = weights
+        self.blockCount = blockCount
+        self.target = target
+        self.targetStride = targetStride
+    }
+}
+
+/// Transforms a band's products back and stores the 4×4 outputs of each tile that exist.
+package struct WinogradOutput {
+    /// What `winogradProducts` wrote.
+    package var products: UnsafePointer<Float>
+    /// Floats between the 36.
+    package var productStride: Int
+    package var capacity: Int
+    /// Tiles per image.
+    package var tileRows: Int
+    package var tileColumns: Int
+    package var outputHeight: Int
+    package var outputWidth: Int
+    package var blockCount: Int
+    /// `output` and `residual` at pixel 0 of the first image; without offsets.
+    package var epilogue: BandEpilogue
+    /// 1280 floats that the kernel may use.
+    package var scratch: UnsafeMutablePointer<Float>
+
+    package init(
+        products: UnsafePointer<Float>, productStride: Int, capacity: Int, tileRows: Int, tileColumns: Int,
+        outputHeight: Int, outputWidth: Int, blockCount: Int, epilogue: BandEpilogue,
+        scratch: UnsafeMutablePointer<Float>
+    ) {
+        self.products = products
+        self.productStride = productStride
+        self.capacity = capacity
+        self.tileRows = tileRows
+        self.tileColumns = tileColumns
+        self.outputHeight = outputHeight
+        self.outputWidth = outputWidth
+        self.blockCount = blockCount
+        self.epilogue = epilogue
+        self.scratch = scratch
+    }
+}
+
 /// A pooling window over one `[H][W][16]` plane.
 package struct PoolingWindow {
     package var inputHeight: Int
@@ -231,6 +349,28 @@ package struct KernelTable {
         (
             _ sources: UnsafePointer<Float>, _ stride: Int, _ count: Int, _ target: UnsafeMutablePointer<Float>,
             _ vectors: Int
+        ) -> Void
+
+    /// `V = Bᵀ d B` of `count` tiles from tile `first` on.
+    package var winogradInput: (_ transform: WinogradTransform, _ first: Int, _ count: Int) -> Void
+    package var winogradProducts: (WinogradProducts) -> Void
+    /// `Y = Aᵀ M A` of `count` tiles from tile `first` on.
+    package var winogradOutput: (_ output: WinogradOutput, _ first: Int, _ count: Int) -> Void
+    /// `U = G g Gᵀ` of 16 × 32 filters: `[9][16][32]` to `[36][16][32]`, strides in floats; `rotated` reads the taps
+    /// backwards; scratch of 1280 floats.
+    package var winogradWeight:
+        (
+            _ weights: UnsafePointer<Float>, _ tapStride: Int, _ rotated: Bool,
+            _ target: UnsafeMutablePointer<Float>, _ productStride: Int, _ scratch: UnsafeMutablePointer<Float>
+        ) -> Void
+    /// `D = A dY Aᵀ` of `count` tiles from tile `first` on, 4×4 patches of the gradient.
+    package var winogradGradient: (_ transform: WinogradTransform, _ first: Int, _ count: Int) -> Void
+    /// `dW = Gᵀ dU G` of 16 × 32 filters: `[36][16][32]` to `[9][16][32]`, strides in floats; lanes from
+    /// `16 · blockCount` on become zero; scratch of 1280 floats.
+    package var winogradWeightGradient:
+        (
+            _ products: UnsafePointer<Float>, _ productStride: Int, _ blockCount: Int,
+            _ target: UnsafeMutablePointer<Float>, _ tapStride: Int, _ scratch: UnsafeMutablePointer<Float>
         ) -> Void
 
     /// `(x, vectors, result[3][16])`: a center, the mean's distance from it, the squared deviations from the mean.
@@ -322,6 +462,18 @@ package struct KernelTable {
             ) -> Void,
         transpose16: @escaping (UnsafePointer<Float>, Int, UnsafeMutablePointer<Float>, Int) -> Void,
         sumPartials: @escaping (UnsafePointer<Float>, Int, Int, UnsafeMutablePointer<Float>, Int) -> Void,
+        winogradInput: @escaping (WinogradTransform, Int, Int) -> Void,
+        winogradProducts: @escaping (WinogradProducts) -> Void,
+        winogradOutput: @escaping (WinogradOutput, Int, Int) -> Void,
+        winogradWeight:
+            @escaping (
+                UnsafePointer<Float>, Int, Bool, UnsafeMutablePointer<Float>, Int, UnsafeMutablePointer<Float>
+            ) -> Void,
+        winogradGradient: @escaping (WinogradTransform, Int, Int) -> Void,
+        winogradWeightGradient:
+            @escaping (
+                UnsafePointer<Float>, Int, Int, UnsafeMutablePointer<Float>, Int, UnsafeMutablePointer<Float>
+            ) -> Void,
         moments:
             @escaping (UnsafePointer<Float>, Int, UnsafeMutablePointer<Float>) -> Void,
         normalize:
@@ -380,6 +532,12 @@ package struct KernelTable {
         self.outerProduct = outerProduct
         self.transpose16 = transpose16
         self.sumPartials = sumPartials
+        self.winogradInput = winogradInput
+        self.winogradProducts = winogradProducts
+        self.winogradOutput = winogradOutput
+        self.winogradWeight = winogradWeight
+        self.winogradGradient = winogradGradient
+        self.winogradWeightGradient = winogradWeightGradient
         self.moments = moments
         self.normalize = normalize
         self.gradientSums = gradientSums
