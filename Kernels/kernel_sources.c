@@ -34,6 +34,9 @@ static const graft_kernel_source sources[] = {
     BEGIN("softmax_cross_entropy_cpu")
 #embed "cl/softmax_cross_entropy_cpu.cl" suffix(, 0)
     END,
+    BEGIN("winograd_cpu")
+#embed "cl/winograd_cpu.cl" suffix(, 0)
+    END,
 
     // GPU class: *_gpu.cl
     BEGIN("batch_normalization_gpu")

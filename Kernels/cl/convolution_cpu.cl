@@ -12,11 +12,13 @@
 // One work-item is a worker: it takes the items gid, gid + workers, ... An item is a band of bandTiles*MR output pixels
 // times kbPerItem blocks of 32 output channels. The band's input is gathered into the worker's slab of scratch as
 // [tile][r*S+s][input block][MR][16] (DENSE: [tile][MR][DENSE_STRIDE], the existing channels only), then each tile of
-// MR pixels times 32 channels is summed in registers. With DIRECT (1x1, stride 1, no padding) x itself has that form.
+// MR pixels times 32 channels is summed in registers, 2*VECTOR channels at a time. With DIRECT (1x1, stride 1, no padding) x itself has that form.
 // Which worker takes an item changes no result.
 //
 // Tunables, set by the host:
-//   MR            1...14   pixels per register tile; 2*MR accumulators of 16 floats. Default 14.
+//   VECTOR        16, 8, 4 floats per vector (prelude.cl): the native width of the device. Default 16.
+//   MR            1...14   pixels per register tile; 2*MR accumulators of VECTOR floats. Default 14, which is for 32
+//                          registers; 6 for 16 of them.
 //   DIRECT        0, 1     no gather. Default 0.
 //   DENSE         0...4    channels of an input of at most 4 channels; 0: all 16 lanes. Default 0.
 //   DENSE_STRIDE  >= R*S*DENSE + 4 - DENSE: floats per gathered pixel with DENSE. Default 160.
@@ -35,22 +37,6 @@
 #define DENSE_STRIDE 160
 #endif
 
-#define EACH_1(X) X(0)
-#define EACH_2(X) EACH_1(X) X(1)
-#define EACH_3(X) EACH_2(X) X(2)
-#define EACH_4(X) EACH_3(X) X(3)
-#define EACH_5(X) EACH_4(X) X(4)
-#define EACH_6(X) EACH_5(X) X(5)
-#define EACH_7(X) EACH_6(X) X(6)
-#define EACH_8(X) EACH_7(X) X(7)
-#define EACH_9(X) EACH_8(X) X(8)
-#define EACH_10(X) EACH_9(X) X(9)
-#define EACH_11(X) EACH_10(X) X(10)
-#define EACH_12(X) EACH_11(X) X(11)
-#define EACH_13(X) EACH_12(X) X(12)
-#define EACH_14(X) EACH_13(X) X(13)
-#define EACH_OF(count, X) EACH_##count(X)
-#define EACH_COUNT(count, X) EACH_OF(count, X)
 #define EACH_PIXEL(X) EACH_COUNT(MR, X)
 
 #define INLINE static inline __attribute__((always_inline))
@@ -64,7 +50,7 @@
 #define RECTIFIED 4
 #define MASKED 8
 
-// Where a tile's results go, and what is added to them.
+// Where a tile's results go, and what is added to them. All begin at the tile's first channel.
 typedef struct {
     const __global float *bias;
     const __global float *residual;
@@ -78,9 +64,9 @@ typedef struct {
 #endif
     // Pixels low ..< high of the tile are stored.
     int low, high;
-    // Floats between the output's channel blocks.
-    size_t blockStride;
-    // Output channels that exist from this block of 16 on, at least 1.
+    // Floats from the first vector of a pixel's results to the second.
+    size_t second;
+    // Output channels that exist from the tile's first on, at least 1.
     int channels;
     int epilogue;
 } Target;
@@ -90,77 +76,73 @@ typedef struct {
 #else
 #define PLACE(p) ((size_t)target.table[p] * 16)
 #endif
-#define ZERO ((float16)(0.0f))
-#define LANES ((int16)(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15))
+#define RECTIFIED_VALUE(value) ((value) < 0.0f ? ZERO_VECTOR : (value))
 
-// One register tile: MR pixels times 32 channels, or 16 with narrow. a: the tile's input, aStep floats between its
-// reduction blocks; w: the block's weights.
+// One register tile: MR pixels times 2*VECTOR channels, or VECTOR with narrow. a: the tile's input, aStep floats
+// between its reduction blocks; w: the block's weights.
 INLINE void tile(const int narrow, const __global float *a, size_t aStep, const __global float *w, int reductionBlocks,
                  const Target target) {
     const int biased = target.epilogue & BIASED;
-    const float16 start0 = biased ? vload16(0, target.bias) : ZERO;
-    const float16 start1 = biased && !narrow ? vload16(1, target.bias) : ZERO;
-#define DECLARE(p) float16 left##p = start0, right##p = start1;
+    const vector start0 = biased ? LOAD(target.bias) : ZERO_VECTOR;
+    const vector start1 = biased && !narrow ? LOAD(target.bias + VECTOR) : ZERO_VECTOR;
+#define DECLARE(p) vector left##p = start0, right##p = start1;
     EACH_PIXEL(DECLARE)
 #undef DECLARE
 #if DENSE
-#define MULTIPLY_ADD(p)                                                       \
-    {                                                                         \
-        const float16 broadcast = (float16)(a[(p) * DENSE_STRIDE + c]);       \
-        left##p = fma(broadcast, w0, left##p);                                \
-        if (!narrow) right##p = fma(broadcast, w1, right##p);                   \
-    }
+#define A_STRIDE DENSE_STRIDE
     for (int block = 0; block < reductionBlocks; ++block, a += DENSE, w += 512) {
 #pragma unroll
         for (int c = 0; c < DENSE; ++c) {
 #else
-#define MULTIPLY_ADD(p)                                                       \
-    {                                                                         \
-        const float16 broadcast = (float16)(a[(p) * 16 + c]);                 \
-        left##p = fma(broadcast, w0, left##p);                                \
-        if (!narrow) right##p = fma(broadcast, w1, right##p);                   \
-    }
+#define A_STRIDE 16
     for (int block = 0; block < reductionBlocks; ++block, a += aStep, w += 512) {
 #pragma unroll 4
         for (int c = 0; c < 16; ++c) {
 #endif
-            const float16 w0 = vload16(0, w + c * 32);
-            const float16 w1 = narrow ? (float16)(0.0f) : vload16(0, w + c * 32 + 16);
+            const vector w0 = LOAD(w + c * 32);
+            const vector w1 = narrow ? ZERO_VECTOR : LOAD(w + c * 32 + VECTOR);
+#define MULTIPLY_ADD(p)                                       \
+    {                                                         \
+        const vector broadcast = (vector)(a[(p) * A_STRIDE + c]); \
+        left##p = fma(broadcast, w0, left##p);                \
+        if (!narrow) right##p = fma(broadcast, w1, right##p); \
+    }
             EACH_PIXEL(MULTIPLY_ADD)
+#undef MULTIPLY_ADD
         }
     }
-#undef MULTIPLY_ADD
-    const int16 exists0 = LANES < target.channels, exists1 = LANES + 16 < target.channels;
+    const integer_vector exists0 = LANE_NUMBERS < target.channels;
+    const integer_vector exists1 = LANE_NUMBERS + VECTOR < target.channels;
     if (target.low == 0 && target.high == MR) {
         // A test for all pixels, not one for each.
         if (target.epilogue & RESIDUAL) {
-#define ADD(p)                                                                       \
-    left##p += vload16(0, target.residual + PLACE(p));                               \
-    if (!narrow) right##p += vload16(0, target.residual + PLACE(p) + target.blockStride);
+#define ADD(p)                                      \
+    left##p += LOAD(target.residual + PLACE(p));    \
+    if (!narrow) right##p += LOAD(target.residual + PLACE(p) + target.second);
             EACH_PIXEL(ADD)
 #undef ADD
         }
         if (target.epilogue & RECTIFIED) {
-#define RECTIFY(p)                              \
-    left##p = left##p < 0.0f ? ZERO : left##p;  \
-    if (!narrow) right##p = right##p < 0.0f ? ZERO : right##p;
+#define RECTIFY(p)                      \
+    left##p = RECTIFIED_VALUE(left##p); \
+    if (!narrow) right##p = RECTIFIED_VALUE(right##p);
             EACH_PIXEL(RECTIFY)
 #undef RECTIFY
         }
         if (target.epilogue & MASKED) {
-#define MASK(p)                          \
-    left##p = exists0 ? left##p : ZERO;  \
-    if (!narrow) right##p = exists1 ? right##p : ZERO;
+#define MASK(p)                                \
+    left##p = exists0 ? left##p : ZERO_VECTOR; \
+    if (!narrow) right##p = exists1 ? right##p : ZERO_VECTOR;
             EACH_PIXEL(MASK)
 #undef MASK
         }
-#define STORE(p)                               \
-    vstore16(left##p, 0, target.y + PLACE(p)); \
-    if (!narrow) vstore16(right##p, 0, target.y + PLACE(p) + target.blockStride);
-        EACH_PIXEL(STORE)
-#undef STORE
+#define STORE_PIXEL(p)                  \
+    STORE(left##p, target.y + PLACE(p)); \
+    if (!narrow) STORE(right##p, target.y + PLACE(p) + target.second);
+        EACH_PIXEL(STORE_PIXEL)
+#undef STORE_PIXEL
     } else {
-        float16 values[MR * 2];
+        vector values[MR * 2];
 #define KEEP(p)               \
     values[2 * (p)] = left##p; \
     values[2 * (p) + 1] = right##p;
@@ -168,12 +150,12 @@ INLINE void tile(const int narrow, const __global float *a, size_t aStep, const 
 #undef KEEP
         for (int p = target.low; p < target.high; ++p)
             for (int side = 0; side < (narrow ? 1 : 2); ++side) {
-                const size_t at = PLACE(p) + side * target.blockStride;
-                float16 value = values[2 * p + side];
-                if (target.epilogue & RESIDUAL) value += vload16(0, target.residual + at);
-                if (target.epilogue & RECTIFIED) value = value < 0.0f ? ZERO : value;
-                value = (side ? exists1 : exists0) ? value : ZERO;
-                vstore16(value, 0, target.y + at);
+                const size_t at = PLACE(p) + side * target.second;
+                vector value = values[2 * p + side];
+                if (target.epilogue & RESIDUAL) value += LOAD(target.residual + at);
+                if (target.epilogue & RECTIFIED) value = RECTIFIED_VALUE(value);
+                value = (side ? exists1 : exists0) ? value : ZERO_VECTOR;
+                STORE(value, target.y + at);
             }
     }
 }
@@ -292,14 +274,7 @@ kernel void convolution(GLOBAL_IN x, GLOBAL_IN w, GLOBAL_IN biases, GLOBAL_IN re
 #endif
             for (int t = tileFirst; t < tileEnd; ++t) {
                 Target target;
-                const size_t blockOffset = (size_t)kb * 2 * outputPixels * 16;
-                target.y = y + blockOffset;
-                // Read only where the epilogue says so.
-                target.residual = residual + blockOffset;
-                target.bias = biases + kb * 32;
                 target.epilogue = epilogue;
-                target.blockStride = (size_t)outputPixels * 16;
-                target.channels = channels;
 #if DIRECT
                 // The last tile is moved back onto existing pixels; those before it are summed again, not stored.
                 const int first = max(min(t * MR, pixelCount - MR), 0);
@@ -315,10 +290,24 @@ kernel void convolution(GLOBAL_IN x, GLOBAL_IN w, GLOBAL_IN biases, GLOBAL_IN re
                 const __global float *a = slab + (t - tileFirst) * tileFloats;
                 const size_t aStep = MR * 16;
 #endif
-                if (channels > 16)
-                    tile(0, a, aStep, weights, reductionBlocks, target);
-                else
-                    tile(1, a, aStep, weights, reductionBlocks, target);
+                // Whole blocks of 16 are stored.
+                for (int k = 0; k < (channels > 16 ? 32 : 16); k += 2 * VECTOR) {
+                    const size_t offset = (size_t)(kb * 2 + k / 16) * outputPixels * 16 + k % 16;
+                    target.y = y + offset;
+                    // Read only where the epilogue says so.
+                    target.residual = residual + offset;
+                    target.bias = biases + kb * 32 + k;
+                    target.channels = channels - k;
+#if VECTOR == 16
+                    target.second = (size_t)outputPixels * 16;
+                    if (channels <= 16)
+                        tile(1, a, aStep, weights, reductionBlocks, target);
+                    else
+#else
+                    target.second = VECTOR;
+#endif
+                        tile(0, a, aStep, weights + k, reductionBlocks, target);
+                }
             }
         }
     }

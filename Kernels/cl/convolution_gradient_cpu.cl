@@ -5,18 +5,27 @@
 // Layouts as in convolution_cpu.cl. The pixels of dy are cut into rows (for a 1x1 kernel with stride 1, where nothing
 // is clipped, into runs of equal length), the rows into splits. Work-item (input block group + groups * split, kb)
 // sums one split for one block of 32 output channels: for each chunk of rows, that stays in cache, for each input
-// block, kernel position and half of the input block, 8 x 32 sums in registers, added to
+// block and kernel position, LANES x 2*VECTOR sums in registers at a time, added to
 // partial[split][kb][r*S+s][B][16][32].
 // A row contributes the pixels whose input exists: bounds of the loop, no test inside. sum_splits adds the partial sums
 // in order of the splits and zeroes what lies between groups. Splits depend on the shape alone.
 //
 // dense_weight_gradient is the same for inputs of at most 4 channels: the input is gathered as [pixel][DENSE_STRIDE]
-// with the existing channels only, and 14 of its columns at a time times 32 output channels are summed.
+// with the existing channels only, and COLUMNS of its columns at a time times 2*VECTOR output channels are summed.
 //
 // Tunables, set by the host:
+//   VECTOR        16, 8, 4 floats per vector (prelude.cl): the native width of the device. Default 16.
+//   LANES         divisor of 16: input channels per register tile. Default 8, for 32 registers; 4 for 16 of them.
+//   COLUMNS       1...14   columns per register tile. Default 14, for 32 registers; 6 for 16 of them.
 //   DENSE         1...4    channels of the input. Default 3.
-//   DENSE_STRIDE  multiple of 14, >= R*S*DENSE + 4 - DENSE: floats per gathered pixel. Default 154.
+//   DENSE_STRIDE  multiple of COLUMNS, >= R*S*DENSE + 4 - DENSE: floats per gathered pixel. Default 154.
 
+#ifndef LANES
+#define LANES 8
+#endif
+#ifndef COLUMNS
+#define COLUMNS 14
+#endif
 #ifndef DENSE
 #define DENSE 3
 #endif
@@ -29,8 +38,6 @@
 #define GLOBAL_IN const __global float *restrict
 #define SINGLE_ITEM __attribute__((reqd_work_group_size(1, 1, 1))) __attribute__((vec_type_hint(float16)))
 
-#define EACH_8(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)
-#define EACH_14(X) EACH_8(X) X(8) X(9) X(10) X(11) X(12) X(13)
 
 INLINE int first_input_block(int kb, int inputBlocks, int blocksPerOutput, int outputsPerGroup, int inputsPerGroup) {
     return min(kb * 32 / outputsPerGroup * inputsPerGroup / 16, inputBlocks - blocksPerOutput);
@@ -46,14 +53,15 @@ typedef struct {
     int pixelLimit;
 } Plane;
 
-// 8 input channels times 32 output channels (16 with narrow) over rows rowFirst ..< rowEnd, added to sums[8][32].
-// rowOffset, columnOffset: r*dilation - padding.
-INLINE void outer_product(const int narrow, const __global float *x, const __global float *dy, __global float *sums,
-                          int isFirst, int rowFirst, int rowEnd, int rowOffset, int columnOffset, const Plane plane) {
-#define DECLARE(c) float16 left##c = (float16)(0.0f), right##c = (float16)(0.0f);
-    EACH_8(DECLARE)
+// LANES input channels times 2*VECTOR output channels (VECTOR with narrow) over rows rowFirst ..< rowEnd, added to
+// sums[LANES][32]. rowOffset, columnOffset: r*dilation - padding. second: floats from a pixel's first vector of dy to
+// its second.
+INLINE void outer_product(const int narrow, const __global float *x, const __global float *dy, size_t second,
+                          __global float *sums, int isFirst, int rowFirst, int rowEnd, int rowOffset,
+                          int columnOffset, const Plane plane) {
+#define DECLARE(c) vector left##c = ZERO_VECTOR, right##c = ZERO_VECTOR;
+    EACH_COUNT(LANES, DECLARE)
 #undef DECLARE
-    const size_t second = (size_t)plane.outputPixels * 16;
     const size_t xStep = (size_t)plane.strideWidth * 16;
     const int q0 = min(ceil_divide(-columnOffset, plane.strideWidth), plane.outputWidth);
     const int qLimit = min(plane.outputWidth, ceil_divide(plane.width - columnOffset, plane.strideWidth));
@@ -68,15 +76,15 @@ INLINE void outer_product(const int narrow, const __global float *x, const __glo
             const __global float *dyAt = dy + ((size_t)pixel + q0) * 16;
 #pragma unroll 2
             for (int q = q0; q < q1; ++q, xAt += xStep, dyAt += 16) {
-                const float16 g0 = vload16(0, dyAt);
-                const float16 g1 = narrow ? (float16)(0.0f) : vload16(0, dyAt + second);
-#define MULTIPLY_ADD(c)                                        \
-    {                                                          \
-        const float16 broadcast = (float16)(xAt[c]);           \
-        left##c = fma(broadcast, g0, left##c);                 \
-        if (!narrow) right##c = fma(broadcast, g1, right##c);    \
+                const vector g0 = LOAD(dyAt);
+                const vector g1 = narrow ? ZERO_VECTOR : LOAD(dyAt + second);
+#define MULTIPLY_ADD(c)                                       \
+    {                                                         \
+        const vector broadcast = (vector)(xAt[c]);            \
+        left##c = fma(broadcast, g0, left##c);                \
+        if (!narrow) right##c = fma(broadcast, g1, right##c); \
     }
-                EACH_8(MULTIPLY_ADD)
+                EACH_COUNT(LANES, MULTIPLY_ADD)
 #undef MULTIPLY_ADD
             }
         }
@@ -86,17 +94,17 @@ INLINE void outer_product(const int narrow, const __global float *x, const __glo
         }
     }
     if (isFirst) {
-#define STORE(c)                          \
-    vstore16(left##c, (c) * 2, sums);     \
-    vstore16(right##c, (c) * 2 + 1, sums);
-        EACH_8(STORE)
-#undef STORE
+#define KEEP(c)                    \
+    STORE(left##c, sums + (c) * 32); \
+    STORE(right##c, sums + (c) * 32 + VECTOR);
+        EACH_COUNT(LANES, KEEP)
+#undef KEEP
     } else {
-#define STORE(c)                                                               \
-    vstore16(vload16((c) * 2, sums) + left##c, (c) * 2, sums);                 \
-    if (!narrow) vstore16(vload16((c) * 2 + 1, sums) + right##c, (c) * 2 + 1, sums);
-        EACH_8(STORE)
-#undef STORE
+#define ADD(c)                                                 \
+    STORE(LOAD(sums + (c) * 32) + left##c, sums + (c) * 32);     \
+    if (!narrow) STORE(LOAD(sums + (c) * 32 + VECTOR) + right##c, sums + (c) * 32 + VECTOR);
+        EACH_COUNT(LANES, ADD)
+#undef ADD
     }
 }
 
@@ -126,16 +134,26 @@ SINGLE_ITEM kernel void weight_gradient(GLOBAL_IN x, GLOBAL_IN dy, __global floa
             for (int tap = 0; tap < taps; ++tap) {
                 const int rowOffset = tap / columns * dilationHeight - paddingHeight;
                 const int columnOffset = tap % columns * dilationWidth - paddingWidth;
-                for (int lanes = 0; lanes < 16; lanes += 8) {
+                for (int lanes = 0; lanes < 16; lanes += LANES) {
                     // Channels that do not exist: zero times anything.
                     const int exists = (firstBlock + b) * 16 + lanes < inputChannels;
+                    const int end = exists ? chunkEnd : chunk;
                     __global float *to = sums + ((size_t)(tap * blocksPerOutput + b) * 16 + lanes) * 32;
-                    if (narrow)
-                        outer_product(1, xBlock + lanes, dyBlock, to, chunk == rowFirst, chunk,
-                                      exists ? chunkEnd : chunk, rowOffset, columnOffset, plane);
-                    else
-                        outer_product(0, xBlock + lanes, dyBlock, to, chunk == rowFirst, chunk,
-                                      exists ? chunkEnd : chunk, rowOffset, columnOffset, plane);
+                    for (int k = 0; k < 32; k += 2 * VECTOR) {
+#if VECTOR == 16
+                        const size_t second = (size_t)outputPixels * 16;
+                        if (narrow)
+                            outer_product(1, xBlock + lanes, dyBlock, second, to, chunk == rowFirst, chunk, end,
+                                          rowOffset, columnOffset, plane);
+                        else
+#else
+                        const size_t second = VECTOR;
+#endif
+                            // Blocks behind the last are never read: their sums are zero.
+                            outer_product(0, xBlock + lanes, dyBlock + k / 16 * (size_t)outputPixels * 16 + k % 16,
+                                          second, to + k, chunk == rowFirst, chunk, narrow && k >= 16 ? chunk : end,
+                                          rowOffset, columnOffset, plane);
+                    }
                 }
             }
         }
@@ -182,30 +200,34 @@ SINGLE_ITEM kernel void dense_weight_gradient(GLOBAL_IN x, GLOBAL_IN dy, __globa
         }
         for (int kb = 0; kb < kbCount; ++kb) {
             const int narrow = outputChannels - kb * 32 <= 16;
-            const size_t second = narrow ? 0 : (size_t)outputPixels * 16;
-            for (int column = 0; column < DENSE_STRIDE; column += 14) {
-                const __global float *a = gathered + column;
-                const __global float *g = dy + ((size_t)kb * 2 * outputPixels + chunk) * 16;
-#define DECLARE(c) float16 left##c = (float16)(0.0f), right##c = (float16)(0.0f);
-                EACH_14(DECLARE)
+            for (int k = 0; k < (narrow ? 16 : 32); k += 2 * VECTOR) {
+                // With one vector per block and one block only, that is summed twice.
+                const size_t second = VECTOR < 16 ? VECTOR : narrow ? 0 : (size_t)outputPixels * 16;
+                for (int column = 0; column < DENSE_STRIDE; column += COLUMNS) {
+                    const __global float *a = gathered + column;
+                    const __global float *g =
+                        dy + ((size_t)(kb * 2 + k / 16) * outputPixels + chunk) * 16 + k % 16;
+#define DECLARE(c) vector left##c = ZERO_VECTOR, right##c = ZERO_VECTOR;
+                    EACH_COUNT(COLUMNS, DECLARE)
 #undef DECLARE
-                for (int m = chunk; m < chunkEnd; ++m, a += DENSE_STRIDE, g += 16) {
-                    const float16 g0 = vload16(0, g), g1 = vload16(0, g + second);
-#define MULTIPLY_ADD(c)                                  \
-    {                                                    \
-        const float16 broadcast = (float16)(a[c]);       \
-        left##c = fma(broadcast, g0, left##c);           \
-        right##c = fma(broadcast, g1, right##c);         \
+                    for (int m = chunk; m < chunkEnd; ++m, a += DENSE_STRIDE, g += 16) {
+                        const vector g0 = LOAD(g), g1 = LOAD(g + second);
+#define MULTIPLY_ADD(c)                            \
+    {                                              \
+        const vector broadcast = (vector)(a[c]);   \
+        left##c = fma(broadcast, g0, left##c);     \
+        right##c = fma(broadcast, g1, right##c);   \
     }
-                    EACH_14(MULTIPLY_ADD)
+                        EACH_COUNT(COLUMNS, MULTIPLY_ADD)
 #undef MULTIPLY_ADD
+                    }
+                    __global float *to = sums + ((size_t)kb * DENSE_STRIDE + column) * 32 + k;
+#define ADD(c)                                               \
+    STORE(LOAD(to + (c) * 32) + left##c, to + (c) * 32);     \
+    STORE(LOAD(to + (c) * 32 + VECTOR) + right##c, to + (c) * 32 + VECTOR);
+                    EACH_COUNT(COLUMNS, ADD)
+#undef ADD
                 }
-                __global float *to = sums + ((size_t)kb * DENSE_STRIDE + column) * 32;
-#define STORE(c)                                                      \
-    vstore16(vload16((c) * 2, to) + left##c, (c) * 2, to);            \
-    vstore16(vload16((c) * 2 + 1, to) + right##c, (c) * 2 + 1, to);
-                EACH_14(STORE)
-#undef STORE
             }
         }
     }

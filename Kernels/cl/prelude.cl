@@ -19,3 +19,46 @@ static inline bool dropout_keeps(uint key, uint index, uint threshold) {
 
 // max(0, x) that keeps NaN, as torch.relu does; fmax would drop it.
 static inline float positive_part(float x) { return x < 0.0f ? 0.0f : x; }
+
+// X(0) X(1) ... X(count - 1), for register tiles of named scalars.
+#define EACH_1(X) X(0)
+#define EACH_2(X) EACH_1(X) X(1)
+#define EACH_3(X) EACH_2(X) X(2)
+#define EACH_4(X) EACH_3(X) X(3)
+#define EACH_5(X) EACH_4(X) X(4)
+#define EACH_6(X) EACH_5(X) X(5)
+#define EACH_7(X) EACH_6(X) X(6)
+#define EACH_8(X) EACH_7(X) X(7)
+#define EACH_9(X) EACH_8(X) X(8)
+#define EACH_10(X) EACH_9(X) X(9)
+#define EACH_11(X) EACH_10(X) X(10)
+#define EACH_12(X) EACH_11(X) X(11)
+#define EACH_13(X) EACH_12(X) X(12)
+#define EACH_14(X) EACH_13(X) X(13)
+#define EACH_OF(count, X) EACH_##count(X)
+#define EACH_COUNT(count, X) EACH_OF(count, X)
+
+// Register tiles of the CPU class are made of vectors of the device's width. VECTOR: 16, 8 or 4 floats, set by the host.
+#ifndef VECTOR
+#define VECTOR 16
+#endif
+#if VECTOR == 16
+typedef float16 vector;
+typedef int16 integer_vector;
+#define LOAD(from) vload16(0, from)
+#define STORE(value, to) vstore16(value, 0, to)
+#define LANE_NUMBERS ((int16)(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15))
+#elif VECTOR == 8
+typedef float8 vector;
+typedef int8 integer_vector;
+#define LOAD(from) vload8(0, from)
+#define STORE(value, to) vstore8(value, 0, to)
+#define LANE_NUMBERS ((int8)(0, 1, 2, 3, 4, 5, 6, 7))
+#else
+typedef float4 vector;
+typedef int4 integer_vector;
+#define LOAD(from) vload4(0, from)
+#define STORE(value, to) vstore4(value, 0, to)
+#define LANE_NUMBERS ((int4)(0, 1, 2, 3))
+#endif
+#define ZERO_VECTOR ((vector)(0.0f))

@@ -37,16 +37,19 @@
     }
 
     extension CPUKernelClass {
-        /// Gathered input of one band: half of a usual second-level cache.
-        private static let bandByteCount = 520 << 10
+        /// Gathered input of one band: half of a usual second-level cache, which is smaller where vectors are narrow.
+        private var bandByteCount: Int { vectorWidth == 16 ? 520 << 10 : 256 << 10 }
+        /// Pixels of one band.
+        private static let bandPixelCount = 56
         /// Items that a launch is cut into at least, where the shape allows.
-        private static let itemCount = 64
-        private static let file = "convolution_cpu"
+        static let itemCount = 64
+        static let convolutionFile = "convolution_cpu"
 
         /// Scratch slabs: enough for eight workers of each of four threads, or two for each of more.
-        private var slabCount: Int { max(32, 2 * device.computeUnitCount) }
+        var slabCount: Int { max(32, 2 * device.computeUnitCount) }
 
         func convolution(_ geometry: ConvolutionGeometry, _ epilogue: Epilogue) -> LaunchPlan {
+            if geometry.method != .direct { return winogradConvolution(geometry, epilogue) }
             var plan = LaunchPlan()
             let output = geometry.output
             var operands: [KernelArgument] = [.input(0), .input(1)]
@@ -65,13 +68,19 @@
             return plan
         }
 
-        /// Pixels per register tile: 14, or for few pixels what wastes least; a tile costs about one pixel more than it
-        /// has. Few sizes, since each is a program.
-        private func tilePixels(_ pixelCount: Int) -> Int {
-            if pixelCount >= 14 * 32 { return 14 }
+        /// The bits of the kernel files.
+        static func epilogueBits(_ epilogue: Epilogue, channels: Int) -> Int {
+            (epilogue.bias ? 1 : 0) | (epilogue.residual ? 2 : 0) | (epilogue.relu ? 4 : 0)
+                | (channels % 16 == 0 ? 0 : 8)
+        }
+
+        /// Pixels per register tile: all that fit, or for few pixels what wastes least; a tile costs about one pixel more
+        /// than it has. Few sizes, since each is a program.
+        func tilePixels(_ pixelCount: Int) -> Int {
+            if pixelCount >= tilePixels * 32 { return tilePixels }
             var best = 1
             // A tile is no larger than the plane: without a gather it reads the input itself.
-            for candidate in [2, 4, 7, 8, 10, 12, 13, 14]
+            for candidate in vectorWidth == 16 ? [2, 4, 7, 8, 10, 12, 13, 14] : [2, 4, 5, 6]
             where candidate <= pixelCount
                 && ceilDivide(pixelCount, candidate) * (candidate + 1) <= ceilDivide(pixelCount, best) * (best + 1)
             {
@@ -95,7 +104,8 @@
             let tiles = ceilDivide(pixels, tile)
             let tileFloats = dense > 0 ? tile * denseStride : taps * blocks * 16 * tile
             let kbCount = blocking.outputBlockCount
-            var bandTiles = min(max(Self.bandByteCount / max(4 * tileFloats, 1), 1), 4)
+            var bandTiles = min(
+                max(bandByteCount / max(4 * tileFloats, 1), 1), max(Self.bandPixelCount / tile, 4))
             // Gathering costs as much as a 16th of one output block's products: few blocks per item only where needed.
             let fewest = isDirect || convolution.groups > 1 ? 1 : min(2, kbCount)
             func blocksPerItem(_ bandTiles: Int) -> Int {
@@ -112,7 +122,7 @@
             let items = bands * ceilDivide(kbCount, kbPerItem)
             let workers = isDirect ? items : min(items, slabCount)
 
-            var definitions: [KernelLaunch.Definition] = [.init("MR", tile)]
+            var definitions: [KernelLaunch.Definition] = [.init("VECTOR", vectorWidth), .init("MR", tile)]
             func define(_ name: String, _ value: Int) { if value != 0 { definitions.append(.init(name, value)) } }
             define("DIRECT", isDirect ? 1 : 0)
             define("DENSE", dense)
@@ -136,18 +146,14 @@
                     convolution.output.height, convolution.output.width, scatter.strideHeight, scatter.strideWidth,
                     scatter.offsetHeight, scatter.offsetWidth)
             }
-            // The bits of the kernel file.
-            let epilogue =
-                (convolution.epilogue.bias ? 1 : 0) | (convolution.epilogue.residual ? 2 : 0)
-                | (convolution.epilogue.relu ? 4 : 0) | (convolution.output.channels % 16 == 0 ? 0 : 8)
-            arguments += integers(epilogue)
+            arguments += integers(Self.epilogueBits(convolution.epilogue, channels: convolution.output.channels))
             arguments += integers(
                 pixels, convolution.input.batch * convolution.input.pixelCount,
                 convolution.output.batch * convolution.output.pixelCount, convolution.output.channels,
                 ChannelBlockedLayout.blockCount(convolution.input.channels), blocks,
                 convolution.output.channels / convolution.groups, convolution.input.channels / convolution.groups, taps,
                 items, bands, bandTiles, kbCount, kbPerItem)
-            plan.launch(Self.file, "convolution", definitions, arguments, global: workers)
+            plan.launch(Self.convolutionFile, "convolution", definitions, arguments, global: workers)
         }
 
         // MARK: Gradient of the input
@@ -176,6 +182,7 @@
         }
 
         func convolutionInputGradient(_ geometry: ConvolutionGeometry, addend: Bool) -> LaunchPlan {
+            if geometry.method != .direct { return winogradInputGradient(geometry, addend: addend) }
             var plan = LaunchPlan()
             let input = geometry.input
             let isScattered = geometry.strideHeight > 1 || geometry.strideWidth > 1
@@ -201,7 +208,7 @@
                     let blocking = WeightBlocking(convolution.weight)
                     let weights = plan.takeWorkspace(floats: blocking.elementCount)
                     plan.launch(
-                        Self.file, "transpose_weights", [],
+                        Self.convolutionFile, "transpose_weights", [.init("VECTOR", vectorWidth), .init("MR", tilePixels)],
                         [.input(1), weights]
                             + integers(
                                 geometry.outputChannels, input.channels, geometry.groups, geometry.kernelHeight,
@@ -226,6 +233,10 @@
         }
 
         private static let gradientFile = "convolution_gradient_cpu"
+
+        private var blockedDefinitions: [KernelLaunch.Definition] {
+            [.init("VECTOR", vectorWidth), .init("LANES", vectorWidth == 16 ? 8 : 4)]
+        }
 
         private func blockedWeightGradient(_ geometry: ConvolutionGeometry) -> LaunchPlan {
             var plan = LaunchPlan()
@@ -259,7 +270,7 @@
             let outputsPerGroup = geometry.outputChannels / geometry.groups
             let inputBlocks = ChannelBlockedLayout.blockCount(geometry.input.channels)
             plan.launch(
-                Self.gradientFile, "weight_gradient", [],
+                Self.gradientFile, "weight_gradient", blockedDefinitions,
                 [.input(0), .input(1), sums]
                     + integers(
                         plane.height, plane.width, geometry.input.batch * geometry.input.pixelCount, result.height,
@@ -280,7 +291,7 @@
             let pixels = output.batch * output.pixelCount
             let channels = geometry.input.channels
             let columns = geometry.kernelHeight * geometry.kernelWidth * channels + 4 - channels
-            let stride = ceilDivide(columns, 14) * 14
+            let stride = ceilDivide(columns, tilePixels) * tilePixels
             let pixelsPerSplit = max(ceilDivide(pixels, 32), 64)
             let splits = ceilDivide(pixels, pixelsPerSplit)
             let pixelsPerChunk = max(min(16384 / stride, pixelsPerSplit), 1)
@@ -288,7 +299,11 @@
             let sums = plan.takeWorkspace(floats: splits * blocking.elementCount)
             let scratch = plan.takeWorkspace(floats: splits * slab)
             plan.launch(
-                Self.gradientFile, "dense_weight_gradient", [.init("DENSE", channels), .init("DENSE_STRIDE", stride)],
+                Self.gradientFile, "dense_weight_gradient", 
+                [
+                    .init("VECTOR", vectorWidth), .init("COLUMNS", tilePixels), .init("DENSE", channels),
+                    .init("DENSE_STRIDE", stride),
+                ],
                 [.input(0), .input(1), sums, scratch]
                     + integers(
                         slab, geometry.input.height, geometry.input.width, output.height, output.width, pixels,
@@ -307,7 +322,7 @@
             let rows = geometry.kernelHeight * geometry.kernelWidth * blocking.inputBlockCount * 16
             let rowsPerItem = 64
             plan.launch(
-                Self.gradientFile, "sum_splits", [],
+                Self.gradientFile, "sum_splits", blockedDefinitions,
                 [sums, .output(0)]
                     + integers(
                         splits, rows, rowsPerItem, geometry.input.channels, geometry.outputChannels,

@@ -16,6 +16,14 @@
 
         package var name: String { "cpu-class" }
 
+        /// Floats per vector of a register tile: 16, 8 or 4. Wider than native, its accumulators would be spilled.
+        var vectorWidth: Int {
+            device.nativeFloatVectorWidth >= 16 ? 16 : device.nativeFloatVectorWidth >= 8 ? 8 : 4
+        }
+
+        /// Pixels of a register tile of two vectors per pixel: 28 of 32 registers, or 12 of 16.
+        var tilePixels: Int { vectorWidth == 16 ? 14 : 6 }
+
         package func byteCount(of kind: ValueKind) -> Int { ChannelBlockedLayout.byteCount(of: kind) }
 
         package func pack(_ tensor: HostTensor, kind: ValueKind) throws(DeviceError) -> [UInt8] {

@@ -71,12 +71,18 @@
         package var localMemoryByteCount: Int
         package var maximumWorkGroupSize: Int
         package var isGPU: Bool
+        /// Floats of a vector register.
+        package var nativeFloatVectorWidth: Int
 
-        package init(computeUnitCount: Int, localMemoryByteCount: Int, maximumWorkGroupSize: Int, isGPU: Bool) {
+        package init(
+            computeUnitCount: Int, localMemoryByteCount: Int, maximumWorkGroupSize: Int, isGPU: Bool,
+            nativeFloatVectorWidth: Int
+        ) {
             self.computeUnitCount = computeUnitCount
             self.localMemoryByteCount = localMemoryByteCount
             self.maximumWorkGroupSize = maximumWorkGroupSize
             self.isGPU = isGPU
+            self.nativeFloatVectorWidth = nativeFloatVectorWidth
         }
     }
 

@@ -1,0 +1,298 @@
+// Convolution 3x3 with stride 1 by Winograd's minimal filtering F(4x4, 3x3), CPU class. Its input's gradient is the same
+// over dy with rotated, transposed weights. Matrices and source: GraftGraph/Winograd.swift.
+//
+// Layouts as in convolution_cpu.cl; transformed weights U are laid out as weights with 6x6 kernels, [K/32][36][B][16][32].
+// Tile t = (n*tileRows + i)*tileColumns + j gives the 4x4 outputs from (4*i, 4*j) on, from the 6x6 inputs d from
+// (4*i - paddingHeight, 4*j - paddingWidth) on; taps outside of x count as zero:
+//   V[e][c][t] = (B^T d B)[e],  M[e][k][t] = sum over c of U[k][e][c] * V[e][c][t] for each of 36 elements e,
+//   y = bias + residual + A^T M A.
+// In memory V is [36][B][tiles][16] and M is [36][kb][tiles][32], a cache line wider than that per e, so that the 36
+// streams of a transform do not fall on the same lines of the cache.
+//
+// `winograd` does all three steps for a group of tiles, whose V and M stay in the second-level cache: a work-item is a
+// worker with a slab of scratch, and takes the items gid, gid + workers, ...; an item is a group of tiles times
+// kbPerItem blocks of 32 output channels. Where a group does not fit there are three launches with V and M of all
+// tiles in scratch:
+//   transform_inputs   work-item (run of tilesPerItem tiles, input block)
+//   multiply           work-item (block of output channels, e)
+//   transform_outputs  work-item (run of tilesPerItem tiles, block of output channels)
+// The result is the same to the last bit, whichever way and however the work is cut.
+// transform_weights makes U of weights: work-item (input block, block of output channels).
+//
+// Tunables, set by the host:
+//   VECTOR  16, 8, 4  floats per vector (prelude.cl): the native width of the device. Default 16.
+//   MR      1...14    tiles per register tile; 2*MR accumulators of VECTOR floats. Default 14, which is for 32 registers;
+//                     6 for 16 of them. The number of tiles in V and M is a multiple; those that do not exist are zero.
+
+#ifndef MR
+#define MR 14
+#endif
+
+#define INLINE static inline __attribute__((always_inline))
+// Of kernels only: inlined helpers with restrict need an LLVM intrinsic that Oclgrind does not know.
+#define GLOBAL_IN const __global float *restrict
+#define SINGLE_ITEM __attribute__((reqd_work_group_size(1, 1, 1)))
+
+// Bits of the epilogue, as in convolution_cpu.cl.
+#define BIASED 1
+#define RESIDUAL 2
+#define RECTIFIED 4
+#define MASKED 8
+
+typedef struct {
+    // x and y: extents of a plane, pixels of all images.
+    int height, width, inputPixels, outputHeight, outputWidth, outputPixels;
+    int paddingHeight, paddingWidth;
+    int tileRows, tileColumns, tileCount;
+} Plane;
+
+// B^T times a column: to[0], to[step], ... to[5 * step].
+INLINE void input_column(const vector *d, vector *to, int step) {
+    const vector even = fma((vector)(-4.0f), d[2], d[4]), odd = fma((vector)(-4.0f), d[1], d[3]);
+    const vector difference = d[4] - d[2], twice = 2.0f * (d[3] - d[1]);
+    to[0] = fma((vector)(4.0f), d[0], fma((vector)(-5.0f), d[2], d[4]));
+    to[step] = even + odd;
+    to[2 * step] = even - odd;
+    to[3 * step] = difference + twice;
+    to[4 * step] = difference - twice;
+    to[5 * step] = fma((vector)(4.0f), d[1], fma((vector)(-5.0f), d[3], d[5]));
+}
+
+// A^T times a column.
+INLINE void output_column(const vector *m, vector *to, int step) {
+    const vector sum1 = m[1] + m[2], difference1 = m[1] - m[2];
+    const vector sum2 = m[3] + m[4], difference2 = m[3] - m[4];
+    to[0] = m[0] + sum1 + sum2;
+    to[step] = fma((vector)(2.0f), difference2, difference1);
+    to[2 * step] = fma((vector)(4.0f), sum2, sum1);
+    to[3 * step] = fma((vector)(8.0f), difference2, difference1) + m[5];
+}
+
+// G times a column.
+INLINE void weight_column(const vector *g, vector *to, int step) {
+    const vector outer = (g[0] + g[2]) * (-1.0f / 6), middle = g[1] * (1.0f / 6);
+    const vector far = fma(g[0], (vector)(1.0f / 24), g[2] * (1.0f / 6)), near = g[1] * (1.0f / 12);
+    to[0] = g[0] * 0.25f;
+    to[step] = outer - middle;
+    to[2 * step] = outer + middle;
+    to[3 * step] = far + near;
+    to[4 * step] = far - near;
+    to[5 * step] = g[2];
+}
+
+// V of one tile and input block. x: the block; v: the tile's 16 floats of element 0.
+INLINE void transform_input(const __global float *x, __global float *v, size_t elementStride, int t,
+                            const Plane plane) {
+    if (t >= plane.tileCount) {
+        for (int e = 0; e < 36; ++e) vstore16((float16)(0.0f), 0, v + e * elementStride);
+        return;
+    }
+    const int ih0 = t / plane.tileColumns % plane.tileRows * 4 - plane.paddingHeight;
+    const int iw0 = t % plane.tileColumns * 4 - plane.paddingWidth;
+    const int n = t / plane.tileColumns / plane.tileRows;
+    const ptrdiff_t corner = (((ptrdiff_t)n * plane.height + ih0) * plane.width + iw0) * 16;
+    const int isInterior = ih0 >= 0 && iw0 >= 0 && ih0 + 6 <= plane.height && iw0 + 6 <= plane.width;
+    for (int lane = 0; lane < 16; lane += VECTOR) {
+        vector inner[36];
+        const __global float *from = x + corner + lane;
+        if (isInterior) {
+#pragma unroll
+            for (int j = 0; j < 6; ++j) {
+                vector column[6];
+#pragma unroll
+                for (int i = 0; i < 6; ++i) column[i] = LOAD(from + ((ptrdiff_t)i * plane.width + j) * 16);
+                input_column(column, inner + j, 6);
+            }
+        } else {
+#pragma unroll
+            for (int j = 0; j < 6; ++j) {
+                vector column[6];
+                const int exists = iw0 + j >= 0 && iw0 + j < plane.width;
+#pragma unroll
+                for (int i = 0; i < 6; ++i)
+                    column[i] = exists && ih0 + i >= 0 && ih0 + i < plane.height
+                                    ? LOAD(from + ((ptrdiff_t)i * plane.width + j) * 16)
+                                    : ZERO_VECTOR;
+                input_column(column, inner + j, 6);
+            }
+        }
+#pragma unroll
+        for (int i = 0; i < 6; ++i) {
+            vector row[6];
+            input_column(inner + 6 * i, row, 1);
+#pragma unroll
+            for (int j = 0; j < 6; ++j) STORE(row[j], v + (6 * i + j) * elementStride + lane);
+        }
+    }
+}
+
+// One register tile of M: MR tiles times 2*VECTOR channels. a: V, aStep floats between its blocks; w: U; to: 32 floats per tile.
+INLINE void register_tile(const __global float *a, size_t aStep, const __global float *w, int blocks,
+                          __global float *to) {
+#define DECLARE(p) vector left##p = ZERO_VECTOR, right##p = ZERO_VECTOR;
+    EACH_COUNT(MR, DECLARE)
+#undef DECLARE
+    for (int block = 0; block < blocks; ++block, a += aStep, w += 512) {
+#pragma unroll 4
+        for (int c = 0; c < 16; ++c) {
+            const vector w0 = LOAD(w + c * 32), w1 = LOAD(w + c * 32 + VECTOR);
+#define MULTIPLY_ADD(p)                                      \
+    {                                                        \
+        const vector broadcast = (vector)(a[(p) * 16 + c]);  \
+        left##p = fma(broadcast, w0, left##p);               \
+        right##p = fma(broadcast, w1, right##p);             \
+    }
+            EACH_COUNT(MR, MULTIPLY_ADD)
+#undef MULTIPLY_ADD
+        }
+    }
+#define KEEP(p)                  \
+    STORE(left##p, to + (p) * 32); \
+    STORE(right##p, to + (p) * 32 + VECTOR);
+    EACH_COUNT(MR, KEEP)
+#undef KEEP
+}
+
+// Channels of a block of 32 that are stored: whole blocks of 16.
+INLINE int stored_channels(int channels) { return channels > 16 ? 32 : 16; }
+
+// M of one element and one block of output channels, tiles 0 ..< tiles.
+INLINE void multiply_tiles(const __global float *v, size_t aStep, const __global float *u, int blocks,
+                           __global float *m, int tiles, int channels) {
+    for (int t = 0; t < tiles; t += MR)
+        for (int k = 0; k < stored_channels(channels); k += 2 * VECTOR)
+            register_tile(v + t * 16, aStep, u + k, blocks, m + t * 32 + k);
+}
+
+// The outputs of one tile for one block of output channels. y, residual, bias: that block's; m: the tile's 32 floats of
+// element 0.
+INLINE void transform_output(const __global float *m, size_t elementStride, int t, const __global float *bias,
+                             const __global float *residual, __global float *y, int channels, int epilogue,
+                             const Plane plane) {
+    const int i0 = t / plane.tileColumns % plane.tileRows * 4, j0 = t % plane.tileColumns * 4;
+    const int n = t / plane.tileColumns / plane.tileRows;
+    const int rows = min(plane.outputHeight - i0, 4), columns = min(plane.outputWidth - j0, 4);
+    const size_t corner = (((size_t)n * plane.outputHeight + i0) * plane.outputWidth + j0) * 16;
+    for (int k = 0; k < stored_channels(channels); k += VECTOR) {
+        vector inner[24], values[16];
+#pragma unroll
+        for (int j = 0; j < 6; ++j) {
+            vector column[6];
+#pragma unroll
+            for (int i = 0; i < 6; ++i) column[i] = LOAD(m + (6 * i + j) * elementStride + k);
+            output_column(column, inner + j, 6);
+        }
+        const vector start = epilogue & BIASED ? LOAD(bias + k) : ZERO_VECTOR;
+#pragma unroll
+        for (int i = 0; i < 4; ++i) output_column(inner + 6 * i, values + 4 * i, 1);
+        const integer_vector exists = LANE_NUMBERS + k < channels;
+        const size_t at0 = corner + (size_t)(k / 16) * plane.outputPixels * 16 + k % 16;
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+            if (i < rows) {
+#pragma unroll
+                for (int j = 0; j < 4; ++j) {
+                    if (j < columns) {
+                        const size_t at = at0 + ((size_t)i * plane.outputWidth + j) * 16;
+                        vector value = values[4 * i + j] + start;
+                        if (epilogue & RESIDUAL) value += LOAD(residual + at);
+                        if (epilogue & RECTIFIED) value = value < 0.0f ? ZERO_VECTOR : value;
+                        if (epilogue & MASKED) value = exists ? value : ZERO_VECTOR;
+                        STORE(value, y + at);
+                    }
+                }
+            }
+        }
+    }
+}
+
+#define PLANE_PARAMETERS                                                                                               \
+    int height, int width, int inputPixels, int outputHeight, int outputWidth, int outputPixels, int paddingHeight,   \
+        int paddingWidth, int tileRows, int tileColumns, int tileCount
+#define PLANE                                                                                                     \
+    {height, width, inputPixels, outputHeight, outputWidth, outputPixels, paddingHeight, paddingWidth, tileRows, \
+     tileColumns, tileCount}
+
+// biases, residual: any buffer where the epilogue has none. groupTiles: a multiple of MR.
+SINGLE_ITEM kernel void winograd(GLOBAL_IN x, GLOBAL_IN u, GLOBAL_IN biases, GLOBAL_IN residual,
+                                 __global float *restrict y, __global float *restrict scratch, int slabFloats,
+                                 PLANE_PARAMETERS, int epilogue, int outputChannels, int blocks, int kbCount,
+                                 int kbPerItem, int itemCount, int groupCount, int groupTiles) {
+    const Plane plane = PLANE;
+    const size_t vStride = ((size_t)blocks * groupTiles | 1) * 16, mStride = (size_t)groupTiles * 32 + 16;
+    __global float *v = scratch + (size_t)get_global_id(0) * slabFloats;
+    __global float *m = v + 36 * vStride;
+    for (int item = (int)get_global_id(0); item < itemCount; item += (int)get_global_size(0)) {
+        const int tileFirst = item % groupCount * groupTiles, tiles = min(groupTiles, tileCount - tileFirst);
+        const int kbFirst = item / groupCount * kbPerItem, kbEnd = min(kbFirst + kbPerItem, kbCount);
+        const int padded = (tiles + MR - 1) / MR * MR;
+        for (int b = 0; b < blocks; ++b)
+            for (int t = 0; t < padded; ++t)
+                transform_input(x + (size_t)b * inputPixels * 16, v + ((size_t)b * groupTiles + t) * 16, vStride,
+                                tileFirst + t, plane);
+        for (int kb = kbFirst; kb < kbEnd; ++kb) {
+            const int channels = outputChannels - kb * 32;
+            for (int e = 0; e < 36; ++e)
+                multiply_tiles(v + e * vStride, (size_t)groupTiles * 16, u + ((size_t)kb * 36 + e) * blocks * 512,
+                               blocks, m + e * mStride, padded, channels);
+            const size_t offset = (size_t)kb * 2 * outputPixels * 16;
+            for (int t = 0; t < tiles; ++t)
+                // Bias and residual are read only where the epilogue says so.
+                transform_output(m + t * 32, mStride, tileFirst + t, biases + kb * 32, residual + offset, y + offset,
+                                 channels, epilogue, plane);
+        }
+    }
+}
+
+// paddedTiles: tileCount rounded up to a multiple of MR.
+SINGLE_ITEM kernel void transform_inputs(GLOBAL_IN x, __global float *restrict v, PLANE_PARAMETERS, int paddedTiles,
+                                         int tilesPerItem) {
+    const Plane plane = PLANE;
+    const int b = (int)get_global_id(1), first = (int)get_global_id(0) * tilesPerItem;
+    const size_t stride = (get_global_size(1) * paddedTiles | 1) * 16;
+    for (int t = first; t < min(first + tilesPerItem, paddedTiles); ++t)
+        transform_input(x + (size_t)b * inputPixels * 16, v + ((size_t)b * paddedTiles + t) * 16, stride, t, plane);
+}
+
+SINGLE_ITEM kernel void multiply(GLOBAL_IN v, GLOBAL_IN u, __global float *restrict m, int blocks, int paddedTiles,
+                                 int outputChannels) {
+    const int kb = (int)get_global_id(0), kbCount = (int)get_global_size(0), e = (int)get_global_id(1);
+    const size_t vStride = ((size_t)blocks * paddedTiles | 1) * 16, mStride = (size_t)kbCount * paddedTiles * 32 + 16;
+    multiply_tiles(v + e * vStride, (size_t)paddedTiles * 16, u + ((size_t)kb * 36 + e) * blocks * 512, blocks,
+                   m + e * mStride + (size_t)kb * paddedTiles * 32, paddedTiles, outputChannels - kb * 32);
+}
+
+SINGLE_ITEM kernel void transform_outputs(GLOBAL_IN m, GLOBAL_IN biases, GLOBAL_IN residual,
+                                          __global float *restrict y, PLANE_PARAMETERS, int epilogue,
+                                          int outputChannels, int paddedTiles, int tilesPerItem) {
+    const Plane plane = PLANE;
+    const int kb = (int)get_global_id(1), first = (int)get_global_id(0) * tilesPerItem;
+    const size_t stride = get_global_size(1) * paddedTiles * 32 + 16;
+    const size_t offset = (size_t)kb * 2 * outputPixels * 16;
+    for (int t = first; t < min(first + tilesPerItem, tileCount); ++t)
+        transform_output(m + ((size_t)kb * paddedTiles + t) * 32, stride, t, biases + kb * 32, residual + offset,
+                         y + offset, outputChannels - kb * 32, epilogue, plane);
+}
+
+SINGLE_ITEM kernel void transform_weights(GLOBAL_IN w, __global float *restrict u) {
+    const size_t blocks = get_global_size(0), b = get_global_id(0), kb = get_global_id(1);
+    w += (kb * 9 * blocks + b) * 512;
+    u += (kb * 36 * blocks + b) * 512;
+    for (int at = 0; at < 512; at += VECTOR) {
+        vector inner[18];
+#pragma unroll
+        for (int j = 0; j < 3; ++j) {
+            vector column[3];
+#pragma unroll
+            for (int i = 0; i < 3; ++i) column[i] = LOAD(w + (3 * i + j) * blocks * 512 + at);
+            weight_column(column, inner + j, 3);
+        }
+#pragma unroll
+        for (int i = 0; i < 6; ++i) {
+            vector row[6];
+            weight_column(inner + 3 * i, row, 1);
+#pragma unroll
+            for (int j = 0; j < 6; ++j) STORE(row[j], u + (6 * i + j) * blocks * 512 + at);
+        }
+    }
+}
