@@ -578,10 +578,10 @@ class Block:
 
     def judge(self, best):
         """Why this block does not count; empty when it does."""
-        if max(self.before, self.after) > CALIBRATION_LIMIT * best:
-            self.rejected = "slow calibration"
-        elif self.foreign > FOREIGN_LIMIT:
+        if self.foreign > FOREIGN_LIMIT:
             self.rejected = "other processes"
+        elif max(self.before, self.after) > CALIBRATION_LIMIT * best:
+            self.rejected = "slow calibration"
         elif self.steal > STEAL_LIMIT:
             self.rejected = "stolen time"
         else:
@@ -736,6 +736,18 @@ class Comparison:
         self.calibration.close()
         for peer in [self.reference, *self.peers.values()]:
             peer.close()
+
+    def look_around(self):
+        """Finds the fastest calibration so far, and warns of a machine that is busy already."""
+        for _ in range(50):
+            self.calibration.measure()
+        watch = ProcessorTime(self.processors)
+        time.sleep(1)
+        elapsed, busy, stolen = watch.since()
+        share = (busy + stolen) / (elapsed * len(self.processors))
+        log(f"  best {self.calibration.best * 1e3:.1f} ms")
+        if share > FOREIGN_LIMIT:
+            log(f"  warning: other processes take {share:.0%} of these processors now; loaded blocks do not count")
 
     # Inputs
 
@@ -1064,7 +1076,7 @@ class Comparison:
         repeats = max(row.repeats // 2, 2) if self.options.quick else row.repeats
         for _ in range(attempts):
             time.sleep(0.2)  # threads of the block before stop spinning
-            before = self.calibration.wait_for_quiet(patience)
+            before = self.calibration.wait_for_quiet(0 if row.kind == "memory" else patience)
             own = time.process_time()
             watch = ProcessorTime(self.processors)
             minimum, median, cpu_seconds = contestant.measure(repeats)
@@ -1243,6 +1255,7 @@ def report(machine, comparison):
     for block in blocks:
         if block.rejected:
             reasons[block.rejected] = reasons.get(block.rejected, 0) + 1
+    foreign = statistics.median(block.foreign for block in blocks) if blocks else 0
     discarded = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items())) or "none"
     devices = "; ".join(f"{d['selector']} = {d['name']}, {d['platform']}, {d['driver']}, {d['kernels']}"
                         for d in machine["graft"]["devices"])
@@ -1259,7 +1272,8 @@ def report(machine, comparison):
         f"peers      Python {machine['python']}, {packages}, C++ compiler {machine['cxx_compiler'] or 'absent'}",
         f"command    {machine['command']}",
         f"quietness  load average at start {machine['load_average_at_start']:.2f}; calibration at best "
-        f"{comparison.calibration.best * 1e3:.1f} ms; {len(blocks)} blocks, discarded: {discarded}",
+        f"{comparison.calibration.best * 1e3:.1f} ms; {len(blocks)} blocks, of which discarded: {discarded}; other "
+        f"processes took {foreign:.0%} of the processors at the median",
         "",
     ]
     lines, details, remarks = [], [], []
@@ -1269,11 +1283,13 @@ def report(machine, comparison):
         for verdict in outcome.verdicts:
             ours, theirs = figures.get(f"graft {verdict.device}"), figures.get(verdict.peer)
             target, ratio = entry.targets.get(verdict.device), verdict.ratio
+            about = "~" if verdict.state == "LOADED" else ""
             lines.append([
                 entry.name, verdict.device, number(ours and ours["min"]), number(ours and ours["median"]),
-                verdict.peer, number(theirs and theirs["min"]), number(theirs and theirs["median"]), entry.unit,
-                f"{ratio['median']:.2f}" if ratio else "",
-                f"{ratio['min']:.2f}-{ratio['max']:.2f}" if ratio else "",
+                verdict.peer, number(theirs and theirs["min"]), number(theirs and theirs["median"]),
+                entry.unit if ours else "",
+                f"{about}{ratio['median']:.3f}" if ratio else "",
+                f"{ratio['min']:.3f}-{ratio['max']:.3f}" if ratio else "",
                 "" if target is None else f"{target:.2f}", str(verdict.rounds), verdict.state])
             if verdict.note:
                 remarks.append(f"{entry.name}, {verdict.device}: {verdict.state}: {verdict.note}")
@@ -1392,8 +1408,7 @@ def main():
         comparison = Comparison(options, folder, processors)
         try:
             log("calibrating")
-            for _ in range(50):
-                comparison.calibration.measure()
+            comparison.look_around()
             for entry in ROWS:
                 if entry.name in options.rows:
                     comparison.run_row(entry)
