@@ -1099,7 +1099,7 @@ class Comparison:
 
     # Verdicts
 
-    def conclude(self):
+    def conclude(self, interrupted):
         for outcome in self.outcomes:
             row = outcome.row
             for contestant in outcome.contestants:
@@ -1112,7 +1112,8 @@ class Comparison:
                 graft = next((c for c in outcome.contestants if c.name == f"graft {verdict.device}"), None)
                 if graft is None or not graft.blocks or not any(p.blocks for p in peers):
                     if not verdict.state:
-                        verdict.state, verdict.note = "FAILED", "nothing to compare with"
+                        verdict.state = "skipped" if interrupted else "FAILED"
+                        verdict.note = "interrupted" if interrupted else "nothing to compare with"
                     continue
                 self.rate(row, verdict, graft, peers)
 
@@ -1422,7 +1423,7 @@ def main():
             interrupted = True
         finally:
             comparison.close()
-        comparison.conclude()
+        comparison.conclude(interrupted)
     print(report(machine, comparison))
     if options.json:
         with open(options.json, "w") as file:
