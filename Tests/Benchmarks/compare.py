@@ -1421,6 +1421,8 @@ def main():
                     comparison.run_row(entry)
         except KeyboardInterrupt:
             interrupted = True
+            for name in (signal.SIGINT, signal.SIGTERM):  # a second one must not cost the report
+                signal.signal(name, signal.SIG_IGN)
         finally:
             comparison.close()
         comparison.conclude(interrupted)
