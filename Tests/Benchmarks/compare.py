@@ -39,6 +39,7 @@ import platform
 import select
 import shlex
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -571,6 +572,7 @@ class Block:
     median: float
     before: float
     after: float
+    own: float  # shares of the processors
     foreign: float
     steal: float
     seconds: float
@@ -710,6 +712,7 @@ class Verdict:
     peer: str = ""
     ratio: dict | None = None
     rounds: int = 0
+    loaded: bool = False
 
 
 @dataclasses.dataclass
@@ -1086,7 +1089,8 @@ class Comparison:
             capacity = elapsed * len(self.processors)
             # The kernel counts in ticks: a few of them are no load.
             foreign = max(busy - own - 0.03, 0) / capacity
-            block = Block(number, minimum, median, before, after, foreign, max(stolen - 0.02, 0) / capacity, elapsed)
+            steal = max(stolen - 0.02, 0) / capacity
+            block = Block(number, minimum, median, before, after, own / capacity, foreign, steal, elapsed)
             contestant.blocks.append(block)
             if row.kind == "memory" or block.judge(self.calibration.best):
                 return
@@ -1095,7 +1099,7 @@ class Comparison:
 
     # Verdicts
 
-    def conclude(self):
+    def conclude(self, interrupted):
         for outcome in self.outcomes:
             row = outcome.row
             for contestant in outcome.contestants:
@@ -1108,7 +1112,8 @@ class Comparison:
                 graft = next((c for c in outcome.contestants if c.name == f"graft {verdict.device}"), None)
                 if graft is None or not graft.blocks or not any(p.blocks for p in peers):
                     if not verdict.state:
-                        verdict.state, verdict.note = "FAILED", "nothing to compare with"
+                        verdict.state = "skipped" if interrupted else "FAILED"
+                        verdict.note = "interrupted" if interrupted else "nothing to compare with"
                     continue
                 self.rate(row, verdict, graft, peers)
 
@@ -1125,6 +1130,7 @@ class Comparison:
             measured = [peer for peer in peers if peer.blocks]
             best = min(measured, key=lambda peer: statistics.median(block.median for block in peer.blocks))
             pairs = pair(graft.blocks, best.blocks)
+            verdict.loaded = True
             if not verdict.state:
                 verdict.state = "LOADED"
                 verdict.note = f"{verdict.rounds} quiet rounds, {rounds} needed; the figures include loaded blocks"
@@ -1233,7 +1239,7 @@ def block_statistics(contestant):
 
 
 def number(value):
-    return "" if value is None else f"{value:.3g}" if value < 100 else f"{value:.{1 if value < 1000 else 0}f}"
+    return "" if value is None else f"{value:#.3g}" if value < 100 else f"{value:.{1 if value < 1000 else 0}f}"
 
 
 def table(header, lines, right):
@@ -1283,7 +1289,7 @@ def report(machine, comparison):
         for verdict in outcome.verdicts:
             ours, theirs = figures.get(f"graft {verdict.device}"), figures.get(verdict.peer)
             target, ratio = entry.targets.get(verdict.device), verdict.ratio
-            about = "~" if verdict.state == "LOADED" else ""
+            about = "~" if verdict.loaded else ""
             lines.append([
                 entry.name, verdict.device, number(ours and ours["min"]), number(ours and ours["median"]),
                 verdict.peer, number(theirs and theirs["min"]), number(theirs and theirs["median"]),
@@ -1404,6 +1410,7 @@ def main():
     os.sched_setaffinity(0, processors)
     machine = describe_machine(options, processors)
     interrupted = False
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # reports what there is, as Ctrl-C does
     with tempfile.TemporaryDirectory(prefix="graft-compare-") as folder:
         comparison = Comparison(options, folder, processors)
         try:
@@ -1414,9 +1421,11 @@ def main():
                     comparison.run_row(entry)
         except KeyboardInterrupt:
             interrupted = True
+            for name in (signal.SIGINT, signal.SIGTERM):  # a second one must not cost the report
+                signal.signal(name, signal.SIG_IGN)
         finally:
             comparison.close()
-        comparison.conclude()
+        comparison.conclude(interrupted)
     print(report(machine, comparison))
     if options.json:
         with open(options.json, "w") as file:
