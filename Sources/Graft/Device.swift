@@ -6,7 +6,7 @@ import GraftGraph
     import GraftOpenCL
 #endif
 
-/// Which device to compute on: a choice, made explicit and passed to whatever computes.
+/// Which device to compute on, and how: a choice, made explicit and passed to whatever computes.
 ///
 /// A selector is `auto`, `cpu` (pure Swift), `opencl` (the best OpenCL device), `gpu`, `opencl:N`, or a part of a
 /// device's name. `auto` takes, in this order, a discrete GPU, an integrated GPU, an OpenCL CPU device, pure Swift.
@@ -15,11 +15,15 @@ public struct Device: Sendable, Hashable {
     public let selector: String
     /// Threads of the pure-Swift backend; nil takes one per processor.
     public let threadCount: Int?
+    /// Whether every convolution is summed directly. Otherwise 3×3 convolutions may use Winograd's transforms, whose
+    /// float32 error is a few times larger (the article "Devices" has figures).
+    public let isExact: Bool
 
     /// Makes a choice; it is checked when something computes.
-    public init(_ selector: String, threadCount: Int? = nil) {
+    public init(_ selector: String, threadCount: Int? = nil, isExact: Bool = false) {
         self.selector = selector
         self.threadCount = threadCount
+        self.isExact = isExact
     }
 
     /// The best device there is; see ``Device``.
@@ -59,6 +63,7 @@ public struct Device: Sendable, Hashable {
     /// A backend, what it is, why it was chosen, and a warning when `auto` had to pass over something.
     struct Opened {
         let backend: any DeviceBackend
+        let isExact: Bool
         let reason: String
         let warning: String?
     }
@@ -71,19 +76,23 @@ public struct Device: Sendable, Hashable {
         if let threadCount, threadCount < 1 {
             throw GraftError.invalidArgument("--threads \(threadCount) must be at least 1")
         }
-        switch selector {
+        switch selector.lowercased() {
         case "cpu":
-            return Opened(backend: try CPUBackend(threadCount: threadCount), reason: "asked for by name", warning: nil)
+            return Opened(
+                backend: try CPUBackend(threadCount: threadCount), isExact: isExact, reason: "asked for by name",
+                warning: nil)
         case "auto":
             var warning: String?
             #if OpenCL
                 let catalog = DeviceCatalog.current
-                var failures: [String] = []
+                var failures = catalog.passedOver
                 for entry in catalog.ranked {
                     do {
                         let backend = try OpenCLBackend(entry)
+                        try backend.probe()
                         return Opened(
-                            backend: backend, reason: "the best of \(catalog.entries.count) OpenCL device(s)",
+                            backend: backend, isExact: isExact,
+                            reason: "the best of \(catalog.entries.count) OpenCL device(s)",
                             warning: failures.isEmpty ? nil : failures.joined(separator: "; "))
                     } catch {
                         failures.append("\(entry.description.name): \(error)")
@@ -94,12 +103,15 @@ public struct Device: Sendable, Hashable {
                     "no OpenCL device can be used (\(warning ?? "none found")); computing in pure Swift on the processor"
             #endif
             return Opened(
-                backend: try CPUBackend(threadCount: threadCount), reason: "no OpenCL device can be used",
+                backend: try CPUBackend(threadCount: threadCount), isExact: isExact,
+                reason: "no OpenCL device can be used",
                 warning: warning)
         default:
             #if OpenCL
                 let entry = try DeviceCatalog.current.select(selector)
-                return Opened(backend: try OpenCLBackend(entry), reason: "asked for as \"\(selector)\"", warning: nil)
+                return Opened(
+                    backend: try OpenCLBackend(entry), isExact: isExact, reason: "asked for as \"\(selector)\"",
+                    warning: nil)
             #else
                 throw DeviceError.unavailable(
                     "there is no device \"\(selector)\": this build has no OpenCL support; the only device is cpu")

@@ -82,6 +82,29 @@ final class Engine {
         return lowering
     }
 
+    /// Plans a program without allocating anything.
+    ///
+    /// - Throws: `DeviceError.outOfMemory`, which names a batch size that fits; `GraphError` for shapes that do not fit.
+    static func check(
+        _ graph: Graph, request: Request, options: LoweringOptions, backend: any DeviceBackend
+    ) throws {
+        let program = try Program(graph, lowering(request, options, []))
+        let available = backend.description.memoryByteCount
+        do throws(DeviceError) {
+            let plan = try MemoryPlan(
+                programs: [program], layout: MemoryLayout(backend: backend),
+                options: MemoryPlan.Options(optimizerStateCount: options.optimizer.stateCount))
+            guard plan.totalByteCount <= available else {
+                throw DeviceError.outOfMemory(
+                    device: backend.description.name, requestedByteCount: plan.totalByteCount,
+                    availableByteCount: available, advice: "Try a smaller --image-size, or freeze more layers.")
+            }
+        } catch {
+            throw withBatchSizeAdvice(
+                error, graph, requests: [request], options: options, frontier: [], backend: backend)
+        }
+    }
+
     /// Says which batch size would fit, when memory is short.
     private static func withBatchSizeAdvice(
         _ error: DeviceError, _ graph: Graph, requests: [Request], options: LoweringOptions, frontier: [String],
@@ -107,8 +130,15 @@ final class Engine {
             let middle = (low + high) / 2
             if fits(middle) { low = middle } else { high = middle }
         }
+        // What one value of the plan needs says little; the whole plan, as if it could lie in one piece, says more.
+        var unbounded = MemoryLayout(backend: backend)
+        unbounded.maximumArenaByteCount = .max / 2
+        let whole = try? MemoryPlan(
+            programs: [Program(graph, lowering(largest, options, frontier))], layout: unbounded,
+            options: MemoryPlan.Options(optimizerStateCount: options.optimizer.stateCount))
         return .outOfMemory(
-            device: device, requestedByteCount: requested, availableByteCount: available,
+            device: device == "the device" ? backend.description.name : device,
+            requestedByteCount: max(requested, whole?.totalByteCount ?? 0), availableByteCount: available,
             advice: low > 0 ? "Batch \(largest.batch) does not fit; try --batch-size \(low)." : advice)
     }
 
@@ -196,11 +226,6 @@ final class Engine {
         try prepared[index(request)].run(constants)
     }
 
-    /// Waits for the device.
-    func synchronize(_ request: Request) throws {
-        try prepared[index(request)].synchronize()
-    }
-
     /// Reads an output: `logits`, `metrics` or a requested node.
     func read(_ name: String, of request: Request) throws -> HostTensor {
         let index = try index(request)
@@ -217,10 +242,5 @@ final class Engine {
         let index = try index(request)
         let seconds = try prepared[index].profile(constants)
         return zip(programs[index].instructions, seconds).map { ($0.node, $0.primitive.kind.rawValue, $1) }
-    }
-
-    /// Number of instructions of a program.
-    func instructionCount(_ request: Request) throws -> Int {
-        try programs[index(request)].instructions.count
     }
 }

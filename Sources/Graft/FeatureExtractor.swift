@@ -36,11 +36,32 @@ public final class FeatureExtractor {
     /// - Throws: `GraphError.unknownNode`; `DeviceError` when the device cannot be used.
     public init(_ model: Model, layers: [String], device: Device = .auto, batchSizes: Set<Int> = []) throws {
         guard !layers.isEmpty else { throw GraftError.invalidArgument("no layer was asked for") }
-        for layer in layers { _ = try model.graph.index(of: layer) }
+        for (position, layer) in layers.enumerated() {
+            _ = try model.graph.index(of: layer)
+            guard !layers.prefix(position).contains(layer) else {
+                throw GraftError.invalidArgument("layer \(layer) is asked for twice; name each layer once")
+            }
+        }
         self.model = model
         self.layers = layers
         opened = try device.open()
         expectedBatchSizes = batchSizes
+        // Before anyone decodes a batch that the device has no room for.
+        if let largest = batchSizes.max() {
+            let size = model.preprocessing.imageSize
+            try Engine.check(
+                model.graph, request: Engine.Request(batch: largest, isTraining: false),
+                options: loweringOptions(
+                    .pixels(mean: model.preprocessing.mean, deviation: model.preprocessing.standardDeviation),
+                    height: size, width: size), backend: opened.backend)
+        }
+    }
+
+    private func loweringOptions(_ input: LoweringOptions.Input, height: Int, width: Int) -> LoweringOptions {
+        var options = LoweringOptions(batch: 0, height: height, width: width, mode: .inference, input: input)
+        options.outputs = layers
+        options.allowsWinograd = !opened.isExact
+        return options
     }
 
     /// The outputs for a batch of decoded images.
@@ -82,11 +103,12 @@ public final class FeatureExtractor {
 
     /// Bytes of device memory that a batch size needs, before anything is allocated.
     public func plannedByteCount(batchSize: Int) throws -> Int {
+        try Limits.check(batchSize: batchSize)
         let size = model.preprocessing.imageSize
-        var options = LoweringOptions(
-            batch: batchSize, height: size, width: size, mode: .inference,
-            input: .pixels(mean: model.preprocessing.mean, deviation: model.preprocessing.standardDeviation))
-        options.outputs = layers
+        var options = loweringOptions(
+            .pixels(mean: model.preprocessing.mean, deviation: model.preprocessing.standardDeviation), height: size,
+            width: size)
+        options.batch = batchSize
         return try MemoryPlan(programs: [Program(model.graph, options)], layout: MemoryLayout(backend: opened.backend))
             .totalByteCount
     }
@@ -113,13 +135,11 @@ public final class FeatureExtractor {
         if let engine = engines[input], engine.serves(request) { return engine }
         let sizes = batchSizes[input, default: expectedBatchSizes].union([request.batch])
         batchSizes[input] = sizes
-        var options = LoweringOptions(batch: 0, height: height, width: width, mode: .inference, input: input)
-        options.outputs = layers
         engines[input] = nil
         let engine = try Engine(
             model.graph, state: model.state,
-            requests: sizes.sorted(by: >).map { Engine.Request(batch: $0, isTraining: false) }, options: options,
-            backend: opened.backend)
+            requests: sizes.sorted(by: >).map { Engine.Request(batch: $0, isTraining: false) },
+            options: loweringOptions(input, height: height, width: width), backend: opened.backend)
         engines[input] = engine
         return engine
     }

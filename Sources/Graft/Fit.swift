@@ -26,7 +26,8 @@ public struct FitOptions: Sendable {
     /// Threads that decode images ahead of the device.
     public var workerCount = 2
     /// Whether the frozen part's outputs are kept, so that epochs after the first compute only what trains. Has no
-    /// effect on results, and none at all with augmentation.
+    /// effect on results (a GPU kernel class rounds differently when the last batch of an epoch is smaller), and is not
+    /// used with augmentation.
     public var cache = CachePolicy.auto
     /// How the learning rate changes.
     public var schedule = LearningRateSchedule.constant

@@ -101,6 +101,12 @@ public struct Model: Sendable {
         guard report.isClean else {
             throw GraftError.weightsMismatch("\(path) does not fit \(name): \(report)\nIs --model \(name) right?")
         }
+        for (name, tensor) in state {
+            guard let position = tensor.floats?.firstIndex(where: { !$0.isFinite }) else { continue }
+            throw GraftError.weightsMismatch(
+                "\(path): \(name) holds \(tensor.floats?[position] ?? .nan) at element \(position), of which no score can "
+                    + "be computed; take a checkpoint from before the training diverged")
+        }
         self.init(
             architecture: architecture, graph: graph, classCount: classCount, state: state,
             preprocessing: try metadata.preprocessing(path: path) ?? Self.defaultPreprocessing(architecture))

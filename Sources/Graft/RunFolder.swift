@@ -30,6 +30,9 @@ public final class RunFolder {
 
     private func file(_ name: String) -> String { path + "/" + name }
 
+    /// Whether weights of an earlier run lie here.
+    public var holdsEarlierRun: Bool { FileManager.default.fileExists(atPath: file("last.safetensors")) }
+
     /// Keeps a step for `steps.csv`.
     public func record(_ step: StepRecord) {
         last = (step.epoch, step.step)

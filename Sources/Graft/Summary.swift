@@ -82,7 +82,9 @@ public struct ModelSummary: Sendable {
                 multiplyAccumulateCount: work, statistics: statistics,
                 backward: gradients.compactMap { $0 }.joined(separator: ", "))
         }
-        let layout = MemoryLayout(backend: try CPUBackend(threadCount: 1))
+        var layout = MemoryLayout(backend: try CPUBackend(threadCount: 1))
+        // The figure is of interest on machines with less memory too.
+        layout.maximumArenaByteCount = .max / 2
         var options = LoweringOptions(
             batch: batchSize, height: size, width: size, mode: .inference,
             input: .pixels(mean: model.preprocessing.mean, deviation: model.preprocessing.standardDeviation))

@@ -141,6 +141,7 @@ public final class Trainer {
         options.frozenStatistics = frozenStatistics
         options.dropout = usesDropout
         options.optimizer = optimizer.rule
+        options.allowsWinograd = !opened.isExact
         if case .crossEntropy(let smoothing) = loss { options.labelSmoothing = Float(smoothing) }
         return options
     }
@@ -199,17 +200,10 @@ public final class Trainer {
             options.batch = size
             _ = try Program(model.graph, options)
         }
-        options.batch = batchSizes.max() ?? 1
-        let plan = try MemoryPlan(
-            programs: [Program(model.graph, options)], layout: MemoryLayout(backend: opened.backend),
-            options: MemoryPlan.Options(optimizerStateCount: options.optimizer.stateCount))
-        let available = opened.backend.description.memoryByteCount
-        guard plan.totalByteCount <= available else {
-            throw DeviceError.outOfMemory(
-                device: deviceDescription.name, requestedByteCount: plan.totalByteCount,
-                availableByteCount: available,
-                advice: "That is with everything unfrozen that the run will train; use a smaller --batch-size.")
-        }
+        // With everything unfrozen that the run will train.
+        try Engine.check(
+            model.graph, request: Engine.Request(batch: batchSizes.max() ?? 1, isTraining: true), options: options,
+            backend: opened.backend)
     }
 
     private func engine(for request: Engine.Request) throws -> Engine {

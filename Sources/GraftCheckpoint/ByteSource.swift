@@ -31,7 +31,8 @@ final class ByteSource {
 
     /// Opens a regular file.
     init(path: String) throws(CheckpointError) {
-        let descriptor = open(path, O_RDONLY | O_CLOEXEC)
+        // A pipe that nobody writes to would block the opening; what is no regular file is refused below.
+        let descriptor = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK)
         guard descriptor >= 0 else {
             throw .cannotRead(file: path, operation: "open", reason: errorText(errno))
         }

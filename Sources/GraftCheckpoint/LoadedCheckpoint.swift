@@ -92,18 +92,35 @@ package enum CheckpointReader {
                 return try TorchZip.load(archive, root: root, limits: limits)
             }
             if archive.entries.allSatisfy({ $0.name.hasSuffix(".npy") }), !archive.entries.isEmpty {
-                return try NumpyFile.loadState(archive, limits: limits)
+                return withoutCommonPrefixes(try NumpyFile.loadState(archive, limits: limits))
             }
             let names = archive.entries.prefix(3).map(\.name).joined(separator: ", ")
             throw .unknownFormat(
                 file: source.name, found: "a zip with \(names.isEmpty ? "no entries" : "the entries \(names)")")
         }
-        if NumpyFile.recognizes(start) { return try NumpyFile.loadState(source, limits: limits) }
+        if NumpyFile.recognizes(start) {
+            return withoutCommonPrefixes(try NumpyFile.loadState(source, limits: limits))
+        }
         if TarArchive.recognizes(start) { return try TorchTar.load(source, limits: limits) }
+        // Before pickles: a header of 128 or 384 bytes begins as they do, and no pickle has zeros and a brace there.
+        if Safetensors.recognizes(start) {
+            return withoutCommonPrefixes(try Safetensors.load(source, limits: limits))
+        }
         // A pickle of protocol 2 or later.
         if start.first == 0x80 { return try TorchLegacy.load(source, limits: limits) }
-        if Safetensors.recognizes(start) { return try Safetensors.load(source, limits: limits) }
         throw .unknownFormat(file: source.name, found: describe(start))
+    }
+
+    /// The same tensors without prefixes such as `module.` that every name has; pickles lose theirs while they are read.
+    private static func withoutCommonPrefixes(_ checkpoint: LoadedCheckpoint) -> LoadedCheckpoint {
+        let (names, stripped) = StateExtraction.withoutCommonPrefixes(checkpoint.state.names)
+        guard !stripped.isEmpty else { return checkpoint }
+        var result = checkpoint
+        result.state = StateDictionary(zip(names, checkpoint.state).map { ($0, $1.tensor) })
+        result.originalTypes = Dictionary(
+            uniqueKeysWithValues: checkpoint.originalTypes.map { (String($0.key.dropFirst(stripped.count)), $0.value) })
+        result.strippedPrefix = stripped
+        return result
     }
 
     /// What an unknown file looks like.

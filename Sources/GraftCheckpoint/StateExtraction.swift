@@ -32,12 +32,7 @@ enum StateExtraction {
         }
         found.ignored = siblings + found.ignored
 
-        var names = found.tensors.map(\.name)
-        var stripped = ""
-        while let prefix = prefixes.first(where: { prefix in names.allSatisfy { $0.hasPrefix(prefix) } }) {
-            names = names.map { String($0.dropFirst(prefix.count)) }
-            stripped += prefix
-        }
+        let (names, stripped) = withoutCommonPrefixes(found.tensors.map(\.name))
 
         var budget = ByteBudget(file: file, fileByteCount: fileByteCount, limits: limits)
         var state = StateDictionary()
@@ -60,6 +55,19 @@ enum StateExtraction {
         return LoadedCheckpoint(
             state: state, metadata: [:], container: container, originalTypes: originalTypes, wrapper: wrapper,
             strippedPrefix: stripped, ignored: found.ignored)
+    }
+
+    /// Takes off the prefixes that every name has.
+    static func withoutCommonPrefixes(_ names: [String]) -> (names: [String], stripped: String) {
+        var names = names
+        var stripped = ""
+        while !names.isEmpty,
+            let prefix = prefixes.first(where: { prefix in names.allSatisfy { $0.hasPrefix(prefix) } })
+        {
+            names = names.map { String($0.dropFirst(prefix.count)) }
+            stripped += prefix
+        }
+        return (names, stripped)
     }
 
     /// Steps into `state_dict` and its like as long as no tensor stands beside it.

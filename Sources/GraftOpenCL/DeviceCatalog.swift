@@ -65,6 +65,15 @@
                 .sorted { ($0.element.rank, $0.offset) < ($1.element.rank, $1.offset) }.map(\.element)
         }
 
+        /// Why `auto` takes none of the devices that it would prefer to the best accepted one: name and reason.
+        package var passedOver: [String] {
+            let best = ranked.first?.rank
+            return entries.compactMap { entry in
+                guard let rejection = entry.rejection, best.map({ entry.rank < $0 }) ?? true else { return nil }
+                return "\(entry.description.name): \(rejection)"
+            }
+        }
+
         /// The device that a selector names: `opencl`, `gpu`, `opencl:N` or a part of a device's name, in any case.
         ///
         /// - Throws: ``DeviceError/unavailable(_:)`` that lists what there is when nothing, several devices or a

@@ -106,6 +106,13 @@
             self.description = description
         }
 
+        /// Builds one small kernel, so that a driver whose compiler fails is found out while another device can be taken.
+        package func probe() throws(DeviceError) {
+            for launch in try kernels.launches(for: .relu(ActivationShape(1, 16, 1, 1)), cohortByteCount: 0) {
+                _ = try builder.program(ProgramBuilder.Key(file: launch.file, definitions: launch.definitions))
+            }
+        }
+
         package func byteCount(of kind: ValueKind) -> Int { kernels.byteCount(of: kind) }
 
         package func workspaceByteCount(for primitive: Primitive) -> Int { kernels.workspaceByteCount(for: primitive) }

@@ -128,6 +128,16 @@ public struct ImageDataset: Sendable {
         }
     }
 
+    /// The same images under other labels.
+    ///
+    /// - Parameters:
+    ///   - labels: the new label of each old one.
+    ///   - classes: the names that the new labels point to.
+    public func relabelled(_ labels: [Int], classes: [String]) -> ImageDataset {
+        let samples = samples.map { ImageSample(path: $0.path, label: labels[$0.label]) }
+        return ImageDataset(classes: classes, samples: samples, source: source)
+    }
+
     // MARK: Folders
 
     /// Reads `FOLDER/<class>/…/<file>` as torchvision's `ImageFolder` does.
@@ -258,12 +268,11 @@ public struct ImageDataset: Sendable {
     /// Reads a list of files relative to a folder; the list fixes the order.
     ///
     /// Text: one `path[TAB label]` a line, empty lines and lines that begin with `#` passed over; without a label the
-    /// path's first part must be a class folder. JSON (by the extension `.json`):
-    /// `{"classes": […], "files": [{"path": …, "label": …}]}`. Classes are the folder's class folders; if it has none,
-    /// the JSON's `classes`.
+    /// path's first part must be a class folder. JSON (a list that begins with `{`):
+    /// `{"classes": […], "files": [{"path": …, "label": …}]}`. Classes are the JSON's `classes`; without them the folder's
+    /// class folders, or those of its `train/` where it is a split of `train/` and `val/`.
     public init(folder: String, list: String, limit: Int? = nil) throws(ImageDatasetError) {
-        var classes = try Self.classNames(in: folder)
-        let data: Data
+        var data: Data
         do {
             data = try Data(contentsOf: URL(fileURLWithPath: list))
         } catch {
@@ -271,10 +280,16 @@ public struct ImageDataset: Sendable {
             throw ImageDatasetError.unreadable(
                 list, reason: FileManager.default.fileExists(atPath: list) ? reason : "no such file")
         }
+        if data.starts(with: [0xEF, 0xBB, 0xBF]) { data = data.dropFirst(3) }
+        var classes = try Self.classNames(in: folder)
+        if classes.contains("train"), Set(classes).isSubset(of: ["train", "val"]) {
+            let inner = try Self.classNames(in: folder + "/train")
+            if !inner.isEmpty { classes = inner }
+        }
         var samples: [ImageSample]
-        if list.lowercased().hasSuffix(".json") {
+        if data.first(where: { !$0.isWhitespace }) == UInt8(ascii: "{") {
             let listing = try Self.parseJSON(data, list: list)
-            if classes.isEmpty { classes = listing.classes ?? [] }
+            if let stated = listing.classes, !stated.isEmpty { classes = stated }
             samples = listing.samples
         } else {
             samples = try Self.parseText(data, list: list, classes: classes)
@@ -349,4 +364,9 @@ public struct ImageDataset: Sendable {
         }
         return (listing.classes, samples)
     }
+}
+
+extension UInt8 {
+    /// Space, tab, line feed, carriage return.
+    fileprivate var isWhitespace: Bool { self == 0x20 || (0x09...0x0D).contains(self) }
 }

@@ -5,7 +5,7 @@ public struct RGBImage: Sendable, Equatable {
     /// Rows.
     public let height: Int
     /// `height × width × 3` bytes, R G B per pixel.
-    public var pixels: [UInt8]
+    public let pixels: [UInt8]
 
     /// Makes a picture; `pixels` must hold `width × height × 3` bytes, and neither side may be zero.
     public init(width: Int, height: Int, pixels: [UInt8]) {

@@ -9,7 +9,8 @@ import GraftTensor
 package enum ConformanceCases {
     /// Everything.
     package static let all: [ConformanceCase] =
-        convolutionCases + linearCases + normalizationCases + elementwiseCases + poolingCases + dataMovementCases
+        convolutionCases + winogradCases + linearCases + normalizationCases + elementwiseCases + poolingCases
+        + dataMovementCases
         + lossCases + optimizerCases + inPlaceCases + shortBatchCases
 
     /// Small cases of every primitive, for simulators.

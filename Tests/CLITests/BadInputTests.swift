@@ -1,4 +1,6 @@
 import Foundation
+import GraftCheckpoint
+import GraftTensor
 import GraftVision
 import Testing
 
@@ -163,6 +165,38 @@ import Testing
         try folder.write("no picture".utf8, to: "dark/text.png")
         try Self.expectFailure(Self.train(folder.path, run.path, ["--no-shuffle"]), 65, "text.png")
         #expect(try Data(contentsOf: weights) == before)
+    }
+
+    @Test func weightsThatAreNotFinite() throws {
+        let folder = try TemporaryFolder()
+        try folder.writeClasses(imagesPerClass: 2)
+        let run = try TemporaryFolder()
+        #expect(try Graft.run(Self.train(folder.path, run.path)).status == 0)
+        var state = try CheckpointReader.load(run.path + "/last.safetensors").state
+        state["linear.bias"] = HostTensor([2], [0, .nan])
+        let diverged = run.path + "/diverged.safetensors"
+        try Safetensors.write(state, metadata: [:], to: diverged)
+        try Self.expectFailure(
+            ["evaluate", folder.path, "--model", "resnet20_cifar", "--weights", diverged] + Self.small, 65,
+            "linear.bias holds nan at element 1")
+    }
+
+    @Test func aLayerAskedForTwice() throws {
+        let folder = try TemporaryFolder()
+        try folder.writeClasses(imagesPerClass: 2)
+        let run = try TemporaryFolder()
+        #expect(try Graft.run(Self.train(folder.path, run.path)).status == 0)
+        for format in ["npz", "safetensors"] {
+            try Self.expectFailure(
+                [
+                    "extract", folder.path, "--model", "resnet20_cifar", "--weights", run.path + "/last.safetensors",
+                    "--layer", "avgpool,avgpool", "--out", "\(run.path)/f.\(format)",
+                ] + Self.small, 64, "avgpool is asked for twice")
+        }
+    }
+
+    @Test func demoOptionsWithoutAPurpose() throws {
+        try Self.expectFailure(["demo", "--grafted"], 64, "--write-pictures")
     }
 
     @Test func aListWithFaults() throws {

@@ -90,6 +90,40 @@ import Testing
         #expect(text.output.split(separator: "\n").allSatisfy { $0.count <= 100 })
     }
 
+    @Test func classNamesOfAFileDecideWhichOutputIsWhich() throws {
+        let data = try TemporaryFolder()
+        try data.writeClasses(imagesPerClass: 8)
+        let out = try TemporaryFolder()
+        let names = try out.write("light\nother\ndark\n".utf8, to: "names.txt")
+        let trained = try Self.train(
+            data.path, out.path + "/run", ["--learning-rate", "0.02", "--epochs", "4", "--classes-file", names])
+        #expect(trained.status == 0, "\(trained.errors)")
+        let weights = out.path + "/run/last.safetensors"
+        let evaluated = try Graft.run([
+            "evaluate", data.path, "--weights", weights, "--device", "cpu", "--json", "--quiet",
+        ])
+        #expect(evaluated.status == 0, "\(evaluated.errors)")
+        let evaluation = try evaluated.json
+        #expect(try #require(evaluation["top1"] as? Double) > 0.9)
+        let classes = try #require(evaluation["classes"] as? [[String: Any]])
+        #expect(classes.map { $0["class"] as? String } == ["light", "other", "dark"])
+        #expect(classes.map { $0["images"] as? Int } == [8, 0, 8])
+
+        let unknown = try out.write("light\nshade\n".utf8, to: "unknown.txt")
+        let refused = try Self.train(data.path, out.path + "/no", ["--classes-file", unknown])
+        #expect(refused.status == 65)
+        #expect(refused.errors.contains("no class \"dark\""), "\(refused.errors)")
+        let twice = try out.write("light\ndark\nlight\n".utf8, to: "twice.txt")
+        let ambiguous = try Self.train(data.path, out.path + "/no", ["--classes-file", twice])
+        #expect(ambiguous.status == 65)
+        #expect(ambiguous.errors.contains("\"light\" twice"), "\(ambiguous.errors)")
+
+        // A second run on the same folder says what it replaces.
+        let again = try Self.train(data.path, out.path + "/run", ["--weights", weights, "--steps", "1"])
+        #expect(again.status == 0, "\(again.errors)")
+        #expect(again.errors.contains("holds an earlier run"), "\(again.errors)")
+    }
+
     @Test func outputsWithoutNamesAreTakenByPositionWithAWarning() throws {
         let data = try TemporaryFolder()
         try data.writeClasses(imagesPerClass: 2)

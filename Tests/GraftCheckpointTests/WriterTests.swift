@@ -31,6 +31,43 @@ import Testing
         #expect(loaded.state["features.0.weight"]?.floats?[4].sign == .minus)
     }
 
+    @Test func commonPrefixesComeOffInEveryContainer() throws {
+        let folder = try TestFiles.temporaryFolder()
+        let wrapped = StateDictionary([
+            ("_orig_mod.module.fc.weight", HostTensor([1, 2], [1, 2])),
+            ("_orig_mod.module.fc.bias", HostTensor([1], [3])),
+        ])
+        try Safetensors.write(wrapped, metadata: [:], to: folder + "/a.safetensors")
+        let loaded = try CheckpointReader.load(folder + "/a.safetensors")
+        #expect(loaded.state.names == ["fc.weight", "fc.bias"])
+        #expect(loaded.state["fc.bias"]?.floats == [3])
+        #expect(loaded.strippedPrefix == "_orig_mod.module.")
+        let archive = try NumpyArchiveWriter(path: folder + "/a.npz")
+        try archive.add("module.fc.weight", NumpyArray(HostTensor([1, 2], [1, 2])))
+        try archive.finish()
+        #expect(try CheckpointReader.load(folder + "/a.npz").state.names == ["fc.weight"])
+    }
+
+    @Test func aHeaderThatBeginsLikeAPickleIsSafetensors() throws {
+        let json = #"{"fc.bias":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}"#
+        for length in [128, 384] {
+            let header = Array(json.utf8) + [UInt8](repeating: 0x20, count: length - json.utf8.count)
+            let bytes =
+                [UInt8(length & 255), UInt8(length >> 8), 0, 0, 0, 0, 0, 0] + header + [UInt8](repeating: 0, count: 8)
+            #expect(bytes[0] == 0x80)
+            let loaded = try CheckpointReader.load(bytes: bytes, name: "head")
+            #expect(loaded.container == .safetensors)
+            #expect(loaded.state["fc.bias"]?.floats == [0, 0])
+        }
+    }
+
+    @Test func aPipeIsNoWeightsFile() throws {
+        let path = try TestFiles.temporaryFolder() + "/pipe"
+        #expect(mkfifo(path, 0o600) == 0)
+        // Nobody writes to it: opening it to read would wait for ever.
+        #expect(throws: CheckpointError.self) { try CheckpointReader.load(path) }
+    }
+
     @Test func safetensorsBytesAreDeterministicAndAligned() throws {
         let folder = try TestFiles.temporaryFolder()
         let metadata = Dictionary(uniqueKeysWithValues: (0..<50).map { ("key\($0)", "\($0)") })

@@ -188,4 +188,29 @@ extension Program {
         #expect(try graph.nodes[graph.index(of: "fc:input")].name == "flatten")
         #expect(try graph.index(of: "logits") == graph.outputIndex)
     }
+
+    @Test func anExactProgramSumsEveryConvolutionDirectly() throws {
+        var graph = Graph()
+        var x = graph.add("input", .input(channels: 32))
+        for name in ["a", "b"] {
+            x = graph.add(name, .convolution(ConvolutionLayer(32, 32, kernel: 3, padding: 1)), x)
+        }
+        x = graph.add("avgpool", .adaptiveAveragePooling(height: 1, width: 1), x)
+        x = graph.add("flatten", .flatten, x)
+        _ = graph.add("fc", .linear(inputFeatures: 32, outputFeatures: 2), x)
+        func methods(_ allowsWinograd: Bool) throws -> [ConvolutionMethod] {
+            var options = LoweringOptions(batch: 2, height: 8, width: 8, mode: .training, input: .tensor)
+            options.cohorts = [["b.weight"]]
+            options.allowsWinograd = allowsWinograd
+            return try Program(graph, options).instructions.compactMap { instruction in
+                if case .convolution(let geometry, _) = instruction.primitive, geometry.kernelHeight == 3 {
+                    geometry.method
+                } else {
+                    nil
+                }
+            }
+        }
+        #expect(try methods(true) == [.winogradWithTransformedWeight, .winograd])
+        #expect(try methods(false) == [.direct, .direct])
+    }
 }

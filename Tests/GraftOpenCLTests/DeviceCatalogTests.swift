@@ -52,6 +52,18 @@
                 Self.several.ranked.map(\.description.selector) == ["opencl:3", "opencl:4", "opencl:1", "opencl:0"])
         }
 
+        @Test("auto says which devices it would have preferred and why it takes none of them")
+        func passedOver() {
+            #expect(Self.several.passedOver == [], "no better device than the best one was rejected")
+            let beside = DeviceCatalog(entries: [
+                Self.entry(0, "Zen CPU", .cpu), Self.entry(1, "Radeon", .discreteGPU, rejection: "no compiler"),
+                Self.entry(2, "Other CPU", .cpu, rejection: "too old"),
+            ])
+            #expect(beside.passedOver == ["Radeon: no compiler"])
+            let none = DeviceCatalog(entries: [Self.entry(0, "Zen CPU", .cpu, rejection: "too old")])
+            #expect(none.passedOver == ["Zen CPU: too old"])
+        }
+
         @Test("an empty catalogue says why")
         func empty() throws {
             let catalog = DeviceCatalog(entries: [], emptyReason: "no OpenCL loader")

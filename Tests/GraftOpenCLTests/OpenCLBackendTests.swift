@@ -20,6 +20,20 @@
                     options: .init(cache: cache.map { .folder($0) } ?? .none, sources: PlainKernelClass.sources))
             }
 
+            @Test("a compiler that fails is found out before anything is prepared")
+            func probing() throws {
+                var sources = KernelSources.texts
+                for (name, text) in sources { sources[name] = text + "\n#error broken driver\n" }
+                let broken = try OpenCLBackend(testDevice(), options: .init(cache: .none, sources: sources))
+                let error = #expect(throws: DeviceError.self) { try broken.probe() }
+                guard case .buildFailed(_, _, _, let log)? = error else {
+                    Issue.record("not a failed build: \(String(describing: error))")
+                    return
+                }
+                #expect(log.contains("broken driver"), "\(log)")
+                try OpenCLBackend(testDevice()).probe()
+            }
+
             /// `x → relu → dropout → y`.
             func program(_ shape: ActivationShape = shape) -> Program {
                 var program = Program()

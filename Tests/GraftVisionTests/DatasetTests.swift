@@ -100,8 +100,29 @@ import Testing
         try folder.write("list.json", Array(json.utf8))
         let fromJSON = try ImageDataset(folder: folder.path, list: folder.path + "/list.json")
         #expect(fromJSON.samples == [ImageSample(path: "q/1.png", label: 1)])
+        // What a list states wins; what it is called says nothing.
+        #expect(fromJSON.classes == ["p", "q"])
+        try folder.write("list", Array(json.utf8))
+        #expect(try ImageDataset(folder: folder.path, list: folder.path + "/list").samples == fromJSON.samples)
+        try folder.write("marked.txt", [0xEF, 0xBB, 0xBF] + Array("bees/b.png\n".utf8))
+        #expect(
+            try ImageDataset(folder: folder.path, list: folder.path + "/marked.txt").samples == [
+                ImageSample(path: "bees/b.png", label: 1)
+            ])
         let flat = try TemporaryFolder()
         #expect(try ImageDataset(folder: flat.path, list: folder.path + "/list.json").classes == ["p", "q"])
+
+        // A list over a split names files of either part; the classes are those within.
+        let split = try TemporaryFolder()
+        for name in ["train/ants", "train/bees", "val/ants", "val/bees"] { try split.makeFolder(name) }
+        try split.write("list.txt", Array("train/bees/b.png\t1\nval/ants/a.png\t0\n".utf8))
+        #expect(try ImageDataset(folder: split.path, list: split.path + "/list.txt").classes == ["ants", "bees"])
+
+        // bees, ants, bees.
+        let relabelled = dataset.subset([0, 1, 2]).relabelled([2, 4], classes: ["a", "b", "ants", "c", "bees"])
+        #expect(relabelled.samples.map(\.label) == [4, 2, 4])
+        #expect(relabelled.samples.map(\.path) == ["bees/b.png", "ants/a b.png", "bees/c.png"])
+        #expect(relabelled.classes.count == 5)
 
         let bad: [(String, String)] = [
             ("ant/a.png\n", "near: ants"), ("ants/a.png\tone\n", "label 'one'"), ("ants/a.png\t-1\n", "label '-1'"),

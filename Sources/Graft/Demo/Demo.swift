@@ -61,9 +61,12 @@ public enum Demo {
     /// - Parameters:
     ///   - device: where to compute.
     ///   - report: gets one line of text at a time.
+    ///   - warn: gets the warning when a better device had to be passed over; nil gives it to `report`.
     /// - Returns: the accuracies, the device and the time.
     /// - Throws: `DeviceError` when the device cannot be used.
-    public static func run(device: Device = .auto, report: (String) -> Void = { _ in }) throws -> Result {
+    public static func run(
+        device: Device = .auto, report: (String) -> Void = { _ in }, warn: ((String) -> Void)? = nil
+    ) throws -> Result {
         let start = Date()
         let pretrained = try model()
         func percent(_ value: Double) -> String { String(format: "%5.1f %%", value * 100) }
@@ -73,7 +76,9 @@ public enum Demo {
         let notes = classifier.deviceNotes
         report(
             "device: \(classifier.deviceDescription.name) (\(classifier.deviceDescription.selector)), \(notes.reason)")
-        if let warning = notes.warning { report("warning: \(warning)") }
+        if let warning = notes.warning {
+            if let warn { warn(warning) } else { report("warning: \(warning)") }
+        }
         var evaluation = Evaluation(classNames: own.classes)
         try forEachBatch(own, pretrained) { batch in
             guard let logits = try classifier.features(ofPixels: batch.pixels, count: batch.labels.count)["logits"]

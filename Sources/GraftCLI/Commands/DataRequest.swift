@@ -11,6 +11,8 @@ enum DataRequest {
             return try split(images, share: share, seed: values[Shared.seed])
         }
         if let folder = values[TrainCommand.validation] { return (images, try ImageDataset(folder: folder)) }
+        // A list says which images take part; those of val/ are not its own.
+        guard values[Shared.list] == nil else { return (images, nil) }
         let standard = root + "/val"
         return (images, isSplit(root) ? try ImageDataset(folder: standard) : nil)
     }
@@ -138,6 +140,10 @@ enum DataRequest {
         if values[Shared.list] == nil, let names, names != folders {
             let positions = Dictionary(
                 names.enumerated().map { ($1, Int32($0)) }, uniquingKeysWith: { first, _ in first })
+            if let twice = folders.first(where: { folder in names.count { $0 == folder } > 1 }) {
+                throw CommandFailure(
+                    .badData, "the outputs name \"\(twice)\" twice, and a folder has that name; name each output once")
+            }
             let unknown = folders.filter { positions[$0] == nil }
             guard unknown.isEmpty else {
                 let near = nearest(unknown[0], in: names).map { " (did you mean \($0)?)" } ?? ""
@@ -154,14 +160,45 @@ enum DataRequest {
                 "the images have \(max(folders.count, highest + 1)) classes (\(list(folders))), the network has \(count) "
                     + "outputs; is it the right weights file?")
         }
-        if values[Shared.list] == nil, names == nil, folders.count < count {
+        let isNameless = names == nil && folders.count < count
+        if isNameless, values[Shared.list] == nil {
             Console.warning(
                 "the network's \(count) outputs have no names: the folders \(list(folders)) are taken for its first "
                     + "\(folders.count) in this order; name the outputs with --classes-file if they are others")
         }
-        let given = names ?? folders
+        // A list's labels are outputs, of which its folders name none.
+        let given = names ?? (isNameless && values[Shared.list] != nil ? [] : folders)
         let padded = (0..<count).map { $0 < given.count ? given[$0] : "class \($0)" }
         return Alignment(names: padded, outputOfLabel: (0..<count).map { Int32($0) })
+    }
+
+    /// Brings the labels of a run in line with the names of the network's outputs, and names outputs that have none
+    /// after the folders.
+    static func align(
+        _ training: ImageDataset, _ validation: ImageDataset?, with network: inout Model, _ values: ArgumentValues
+    ) throws -> (training: ImageDataset, validation: ImageDataset?) {
+        if values[Shared.classesFile] == nil, let names = network.classNames,
+            !Set(training.classes).isSubset(of: names)
+        {
+            Console.warning(
+                "the weights' head is kept, since it has \(network.classCount) outputs as wanted, but its names "
+                    + "\(list(names)) are replaced by the folders' \(list(training.classes))")
+            network.classNames = nil
+        }
+        guard values[Shared.classesFile] != nil || network.classNames != nil else {
+            let folders = training.classes
+            network.classNames = (0..<max(network.classCount, folders.count)).map {
+                $0 < folders.count ? folders[$0] : "class \($0)"
+            }
+            return (training, validation)
+        }
+        let alignment = try align(training, with: network, values)
+        network.classNames = alignment.names
+        func mapped(_ images: ImageDataset) -> ImageDataset {
+            images.relabelled(alignment.outputOfLabel.map(Int.init), classes: alignment.names)
+        }
+        // Classes that differ are an error, which the training itself reports.
+        return (mapped(training), validation.map { $0.classes == training.classes ? mapped($0) : $0 })
     }
 
     /// At most six names.

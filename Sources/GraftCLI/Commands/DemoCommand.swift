@@ -15,9 +15,15 @@ enum DemoCommand {
         examples: ["graft demo", "graft demo --device cpu"],
         groups: [
             ArgumentGroup("Pictures", [writePictures, picturesPerClass, grafted]),
-            ArgumentGroup("Running", [Shared.device, Shared.threads]),
+            ArgumentGroup("Running", [Shared.device, Shared.threads, Shared.exact]),
             Shared.outputGroup,
         ],
+        validate: { values throws(UsageError) in
+            guard values[writePictures] == nil else { return }
+            for argument in [picturesPerClass as any AnyArgument, grafted] where values.isGiven(argument) {
+                throw UsageError("\(argument.display) applies to \(writePictures.display) only; give that too")
+            }
+        },
         run: run)
 
     private static func run(_ values: ArgumentValues) throws {
@@ -29,10 +35,12 @@ enum DemoCommand {
         }
         let isSilent = values[Shared.quiet] || values[Shared.json]
         var failure: (any Error)?
-        let result = try Demo.run(device: NetworkRequest.device(values)) { line in
-            guard !isSilent else { return }
-            do { try Console.result(line + "\n") } catch { failure = error }
-        }
+        let result = try Demo.run(
+            device: NetworkRequest.device(values),
+            report: { line in
+                guard !isSilent else { return }
+                do { try Console.result(line + "\n") } catch { failure = error }
+            }, warn: Console.warning)
         if let failure { throw failure }
         if values[Shared.json] {
             let entries: JSON = [

@@ -27,6 +27,7 @@ enum EvaluateCommand {
             throw UsageError("--logits \"\(path)\" does not end in .npz, the one format it is written in")
         }
         var network = try Model(values[Shared.modelOfWeights], weights: values[Shared.requiredWeights])
+        NetworkRequest.announceLoading(network, values)
         try NetworkRequest.applyImages(&network, values)
         let images = try DataRequest.evaluation(values)
         let alignment = try DataRequest.align(images, with: network, values)

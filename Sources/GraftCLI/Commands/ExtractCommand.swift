@@ -29,6 +29,7 @@ enum ExtractCommand {
     private static func run(_ values: ArgumentValues) throws {
         let layers = values[layer]
         var network = try Model(values[Shared.model], weights: values[Shared.requiredWeights])
+        NetworkRequest.announceLoading(network, values)
         try NetworkRequest.applyImages(&network, values)
         let images = try DataRequest.everything(values)
         let writer = try FeatureWriter(values[out], layers: layers, classes: images.classes)

@@ -4,7 +4,7 @@ import Graft
 enum NetworkRequest {
     /// The device of `--device` and `--threads`.
     static func device(_ values: ArgumentValues) -> Device {
-        Device(values[Shared.device], threadCount: values[Shared.threads])
+        Device(values[Shared.device], threadCount: values[Shared.threads], isExact: values[Shared.exact])
     }
 
     /// Prints what was chosen and why, and the warning if `auto` had to pass over something.
@@ -29,6 +29,11 @@ enum NetworkRequest {
     static func model(named name: String, weights: String?, seed: UInt64 = 0) throws -> Model {
         if let weights { return try Model(name, weights: weights) }
         return try Model(name, seed: seed)
+    }
+
+    /// Says what was found in the weights file and done with it.
+    static func announceLoading(_ network: Model, _ values: ArgumentValues) {
+        if !network.loadNotes.isEmpty { note("weights: " + network.loadNotes.joined(separator: "; "), values) }
     }
 
     /// Applies `--image-size`, `--resize`, `--mean`, `--std`, `--interpolation` and `--exif` over what the weights carry.

@@ -23,6 +23,7 @@ enum PredictCommand {
 
     private static func run(_ values: ArgumentValues) throws {
         var network = try Model(values[Shared.modelOfWeights], weights: values[Shared.requiredWeights])
+        NetworkRequest.announceLoading(network, values)
         try NetworkRequest.applyImages(&network, values)
         let files = DataRequest.files(values[images])
         let classNames = try DataRequest.outputNames(of: network, values)

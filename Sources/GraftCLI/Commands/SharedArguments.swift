@@ -51,6 +51,8 @@ enum Shared {
     static let threads = Argument.optional(
         "threads", .wholeNumber(atLeast: 1, atMost: 1024), shownAs: "all cores", example: "4",
         help: "Threads of the cpu device and of image decoding.")
+    static let exact = Argument.flag(
+        "exact", help: "Sum every convolution directly: no Winograd transforms, smaller rounding errors, slower.")
     static let batchSize = Argument.option(
         "batch-size", .wholeNumber(atLeast: 1, atMost: 65_536), default: 32, help: "Images per step.")
     static let seed = Argument.option(
@@ -65,7 +67,7 @@ enum Shared {
     static let selectionGroup = ArgumentGroup("Selection", [list, limit])
 
     static func runGroup(seeded: Bool) -> ArgumentGroup {
-        ArgumentGroup("Running", [device, threads, batchSize] + (seeded ? [seed] : []))
+        ArgumentGroup("Running", [device, threads, exact, batchSize] + (seeded ? [seed] : []))
     }
     static let outputGroup = ArgumentGroup("Output", [quiet, json])
 }

@@ -43,7 +43,7 @@ enum TrainCommand {
     static let cache = Argument.option(
         "cache", .choice("auto", "memory", "off"), default: "auto",
         help: "Keep the frozen part's outputs after the first epoch: in memory when they fit, or an error when they do "
-            + "not, or never. Changes no result; needs --augment none.")
+            + "not, or never. Needs --augment none.")
 
     static let command = Command(
         name: "train",
@@ -95,22 +95,25 @@ enum TrainCommand {
         run: run)
 
     private static func run(_ values: ArgumentValues) throws {
-        let (training, validationImages) = try DataRequest.training(values)
+        let images = try DataRequest.training(values)
         var network = try NetworkRequest.model(
             named: values[Shared.model], weights: values[Shared.weights], seed: values[Shared.seed])
+        NetworkRequest.announceLoading(network, values)
         try NetworkRequest.applyImages(&network, values)
-        let classCount = values[TrainableSet.classes] ?? training.classes.count
+        let classCount =
+            try values[TrainableSet.classes] ?? DataRequest.classNames(values)?.count ?? images.training.classes.count
         if classCount != network.classCount {
             try network.replaceHead(classCount: classCount, seed: values[Shared.seed])
         }
         if let path = values[TrainableSet.headWeights] { try network.load(tensorsFrom: path) }
-        network.classNames =
-            values[Shared.classesFile] == nil
-            ? (0..<classCount).map { $0 < training.classes.count ? training.classes[$0] : "class \($0)" }
-            : try DataRequest.outputNames(of: network, values)
+        let (training, validationImages) = try DataRequest.align(
+            images.training, images.validation, with: &network, values)
         try NetworkRequest.freeze(&network, values)
 
         let folder = try RunFolder(values[out])
+        if folder.holdsEarlierRun {
+            Console.warning("\(values[out]) holds an earlier run; this one replaces its files")
+        }
         let trainer = try Trainer(
             network, loss: .crossEntropy(labelSmoothing: values[labelSmoothing]), optimizer: rule(values),
             device: NetworkRequest.device(values), frozenStatistics: NetworkRequest.frozenStatistics(values),
@@ -134,6 +137,9 @@ enum TrainCommand {
             try report.printResult(epochs)
         } catch GraftError.interrupted {
             report.finish()
+            guard trainer.stepCount > 0 else {
+                throw CommandFailure(.interrupted, "interrupted before the first step; nothing was written")
+            }
             try report.save()
             throw CommandFailure(
                 .interrupted,
