@@ -55,6 +55,9 @@
 #define RECTIFIED 4
 #define MASKED 8
 
+// Of loops over a tile's columns and rows: unrolled, they only take longer to compile.
+#define ROLLED _Pragma("unroll 1")
+
 typedef struct {
     // x and y: extents of a plane, pixels of all images.
     int height, width, inputPixels, outputHeight, outputWidth, outputPixels;
@@ -132,28 +135,23 @@ INLINE void transform_input(const __global float *x, __global float *v, size_t e
     for (int lane = 0; lane < 16; lane += VECTOR) {
         vector inner[36];
         const __global float *from = x + corner + lane;
-        if (isInterior) {
-#pragma unroll
-            for (int j = 0; j < 6; ++j) {
-                vector column[6];
+        ROLLED
+        for (int j = 0; j < 6; ++j) {
+            vector column[6];
+            if (isInterior) {
 #pragma unroll
                 for (int i = 0; i < 6; ++i) column[i] = LOAD(from + ((ptrdiff_t)i * plane.width + j) * 16);
-                input_column(column, inner + j, 6);
-            }
-        } else {
-#pragma unroll
-            for (int j = 0; j < 6; ++j) {
-                vector column[6];
+            } else {
                 const int exists = iw0 + j >= 0 && iw0 + j < plane.width;
 #pragma unroll
                 for (int i = 0; i < 6; ++i)
                     column[i] = exists && ih0 + i >= 0 && ih0 + i < plane.height
                                     ? LOAD(from + ((ptrdiff_t)i * plane.width + j) * 16)
                                     : ZERO_VECTOR;
-                input_column(column, inner + j, 6);
             }
+            input_column(column, inner + j, 6);
         }
-#pragma unroll
+        ROLLED
         for (int i = 0; i < 6; ++i) {
             vector row[6];
             input_column(inner + 6 * i, row, 1);
@@ -211,8 +209,8 @@ INLINE void transform_output(const __global float *m, size_t elementStride, int 
     const int rows = min(plane.outputHeight - i0, 4), columns = min(plane.outputWidth - j0, 4);
     const size_t corner = (((size_t)n * plane.outputHeight + i0) * plane.outputWidth + j0) * 16;
     for (int k = 0; k < stored_channels(channels); k += VECTOR) {
-        vector inner[24], values[16];
-#pragma unroll
+        vector inner[24];
+        ROLLED
         for (int j = 0; j < 6; ++j) {
             vector column[6];
 #pragma unroll
@@ -220,23 +218,21 @@ INLINE void transform_output(const __global float *m, size_t elementStride, int 
             output_column(column, inner + j, 6);
         }
         const vector start = epilogue & BIASED ? LOAD(bias + k) : ZERO_VECTOR;
-#pragma unroll
-        for (int i = 0; i < 4; ++i) output_column(inner + 6 * i, values + 4 * i, 1);
         const integer_vector exists = LANE_NUMBERS + k < channels;
         const size_t at0 = corner + (size_t)(k / 16) * plane.outputPixels * 16 + k % 16;
+        ROLLED
+        for (int i = 0; i < rows; ++i) {
+            vector values[4];
+            output_column(inner + 6 * i, values, 1);
 #pragma unroll
-        for (int i = 0; i < 4; ++i) {
-            if (i < rows) {
-#pragma unroll
-                for (int j = 0; j < 4; ++j) {
-                    if (j < columns) {
-                        const size_t at = at0 + ((size_t)i * plane.outputWidth + j) * 16;
-                        vector value = values[4 * i + j] + start;
-                        if (epilogue & RESIDUAL) value += LOAD(residual + at);
-                        if (epilogue & RECTIFIED) value = value < 0.0f ? ZERO_VECTOR : value;
-                        if (epilogue & MASKED) value = exists ? value : ZERO_VECTOR;
-                        STORE(value, y + at);
-                    }
+            for (int j = 0; j < 4; ++j) {
+                if (j < columns) {
+                    const size_t at = at0 + ((size_t)i * plane.outputWidth + j) * 16;
+                    vector value = values[j] + start;
+                    if (epilogue & RESIDUAL) value += LOAD(residual + at);
+                    if (epilogue & RECTIFIED) value = value < 0.0f ? ZERO_VECTOR : value;
+                    if (epilogue & MASKED) value = exists ? value : ZERO_VECTOR;
+                    STORE(value, y + at);
                 }
             }
         }
@@ -318,14 +314,14 @@ SINGLE_ITEM kernel void transform_weights(GLOBAL_IN w, __global float *restrict 
     u += (kb * 36 * blocks + b) * 512;
     for (int at = 0; at < 512; at += VECTOR) {
         vector inner[18];
-#pragma unroll
+        ROLLED
         for (int j = 0; j < 3; ++j) {
             vector column[3];
 #pragma unroll
             for (int i = 0; i < 3; ++i) column[i] = LOAD(w + (3 * i + j) * blocks * 512 + at);
             weight_column(column, inner + j, 3);
         }
-#pragma unroll
+        ROLLED
         for (int i = 0; i < 6; ++i) {
             vector row[6];
             weight_column(inner + 3 * i, row, 1);
@@ -349,7 +345,7 @@ SINGLE_ITEM kernel void transform_output_gradients(GLOBAL_IN dy, __global float 
         for (int k = 0; k < 32; k += VECTOR) {
             const size_t block = (size_t)(kb * 2 + k / 16) * outputPixels * 16;
             vector inner[24];
-#pragma unroll
+            ROLLED
             for (int j = 0; j < 4; ++j) {
                 vector column[4];
 #pragma unroll
@@ -359,7 +355,7 @@ SINGLE_ITEM kernel void transform_output_gradients(GLOBAL_IN dy, __global float 
                                     : ZERO_VECTOR;
                 gradient_column(column, inner + j, 4);
             }
-#pragma unroll
+            ROLLED
             for (int i = 0; i < 6; ++i) {
                 vector row[6];
                 gradient_column(inner + 4 * i, row, 1);
@@ -418,14 +414,14 @@ SINGLE_ITEM kernel void weight_gradients(GLOBAL_IN du, __global float *restrict 
     dw += (kb * 9 * blocks + b) * 512;
     for (int at = 0; at < 512; at += VECTOR) {
         vector inner[18];
-#pragma unroll
+        ROLLED
         for (int j = 0; j < 6; ++j) {
             vector column[6];
 #pragma unroll
             for (int i = 0; i < 6; ++i) column[i] = LOAD(du + (6 * i + j) * stride + at);
             weight_gradient_column(column, inner + j, 6);
         }
-#pragma unroll
+        ROLLED
         for (int i = 0; i < 3; ++i) {
             vector row[3];
             weight_gradient_column(inner + 6 * i, row, 1);

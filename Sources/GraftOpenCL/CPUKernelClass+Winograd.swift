@@ -121,7 +121,8 @@
             let kbCount = blocking.outputBlockCount
             let perImage = geometry.winogradTileCount
             let tileCount = geometry.input.batch * perImage.rows * perImage.columns
-            let tile = tilePixels(tileCount)
+            // One size where tiles are small anyway: each is a program.
+            let tile = vectorWidth == 16 ? tilePixels(tileCount) : tilePixels
             let output = geometry.output
             let plane = Self.plane(geometry)
             let bits = Self.epilogueBits(epilogue, channels: output.channels)
