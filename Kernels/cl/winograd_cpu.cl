@@ -19,13 +19,29 @@
 // The result is the same to the last bit, whichever way and however the work is cut.
 // transform_weights makes U of weights: work-item (input block, block of output channels).
 //
+// The weights' gradient is the adjoint, dw = G^T dU G, for a chunk of whole images after the other:
+//   transform_inputs            V as above
+//   transform_output_gradients  D = A dy A^T as [36][kb][tiles][32]; work-item as in transform_outputs
+//   weight_products             dU[e] = or += sum over t of V[e][c][t] * D[e][k][t], LANES x 2*VECTOR sums in registers at
+//                               a time, as [kb][36][B][16][32] with a cache line between the e; work-item as in multiply
+//   weight_gradients            dw; work-item as in transform_weights
+//
 // Tunables, set by the host:
 //   VECTOR  16, 8, 4  floats per vector (prelude.cl): the native width of the device. Default 16.
 //   MR      1...14    tiles per register tile; 2*MR accumulators of VECTOR floats. Default 14, which is for 32 registers;
 //                     6 for 16 of them. The number of tiles in V and M is a multiple; those that do not exist are zero.
+//   LANES   divisor of 16: input channels per register tile of weight_products. Default 8 with VECTOR 16, else 4.
 
 #ifndef MR
 #define MR 14
+#endif
+
+#ifndef LANES
+#if VECTOR == 16
+#define LANES 8
+#else
+#define LANES 4
+#endif
 #endif
 
 #define INLINE static inline __attribute__((always_inline))
@@ -38,6 +54,9 @@
 #define RESIDUAL 2
 #define RECTIFIED 4
 #define MASKED 8
+
+// Of loops over a tile's columns and rows: unrolled, they only take longer to compile.
+#define ROLLED _Pragma("unroll 1")
 
 typedef struct {
     // x and y: extents of a plane, pixels of all images.
@@ -80,6 +99,27 @@ INLINE void weight_column(const vector *g, vector *to, int step) {
     to[5 * step] = g[2];
 }
 
+// A times a column.
+INLINE void gradient_column(const vector *y, vector *to, int step) {
+    const vector even = y[0] + y[2], odd = y[1] + y[3];
+    const vector farEven = fma((vector)(4.0f), y[2], y[0]), farOdd = fma((vector)(8.0f), y[3], 2.0f * y[1]);
+    to[0] = y[0];
+    to[step] = even + odd;
+    to[2 * step] = even - odd;
+    to[3 * step] = farEven + farOdd;
+    to[4 * step] = farEven - farOdd;
+    to[5 * step] = y[3];
+}
+
+// G^T times a column.
+INLINE void weight_gradient_column(const vector *u, vector *to, int step) {
+    const vector sum1 = (u[1] + u[2]) * (-1.0f / 6), difference1 = (u[2] - u[1]) * (1.0f / 6);
+    const vector sum2 = u[3] + u[4], difference2 = u[3] - u[4];
+    to[0] = fma(u[0], (vector)(0.25f), fma(sum2, (vector)(1.0f / 24), sum1));
+    to[step] = fma(difference2, (vector)(1.0f / 12), difference1);
+    to[2 * step] = fma(sum2, (vector)(1.0f / 6), sum1) + u[5];
+}
+
 // V of one tile and input block. x: the block; v: the tile's 16 floats of element 0.
 INLINE void transform_input(const __global float *x, __global float *v, size_t elementStride, int t,
                             const Plane plane) {
@@ -95,28 +135,23 @@ INLINE void transform_input(const __global float *x, __global float *v, size_t e
     for (int lane = 0; lane < 16; lane += VECTOR) {
         vector inner[36];
         const __global float *from = x + corner + lane;
-        if (isInterior) {
-#pragma unroll
-            for (int j = 0; j < 6; ++j) {
-                vector column[6];
+        ROLLED
+        for (int j = 0; j < 6; ++j) {
+            vector column[6];
+            if (isInterior) {
 #pragma unroll
                 for (int i = 0; i < 6; ++i) column[i] = LOAD(from + ((ptrdiff_t)i * plane.width + j) * 16);
-                input_column(column, inner + j, 6);
-            }
-        } else {
-#pragma unroll
-            for (int j = 0; j < 6; ++j) {
-                vector column[6];
+            } else {
                 const int exists = iw0 + j >= 0 && iw0 + j < plane.width;
 #pragma unroll
                 for (int i = 0; i < 6; ++i)
                     column[i] = exists && ih0 + i >= 0 && ih0 + i < plane.height
                                     ? LOAD(from + ((ptrdiff_t)i * plane.width + j) * 16)
                                     : ZERO_VECTOR;
-                input_column(column, inner + j, 6);
             }
+            input_column(column, inner + j, 6);
         }
-#pragma unroll
+        ROLLED
         for (int i = 0; i < 6; ++i) {
             vector row[6];
             input_column(inner + 6 * i, row, 1);
@@ -174,8 +209,8 @@ INLINE void transform_output(const __global float *m, size_t elementStride, int 
     const int rows = min(plane.outputHeight - i0, 4), columns = min(plane.outputWidth - j0, 4);
     const size_t corner = (((size_t)n * plane.outputHeight + i0) * plane.outputWidth + j0) * 16;
     for (int k = 0; k < stored_channels(channels); k += VECTOR) {
-        vector inner[24], values[16];
-#pragma unroll
+        vector inner[24];
+        ROLLED
         for (int j = 0; j < 6; ++j) {
             vector column[6];
 #pragma unroll
@@ -183,23 +218,21 @@ INLINE void transform_output(const __global float *m, size_t elementStride, int 
             output_column(column, inner + j, 6);
         }
         const vector start = epilogue & BIASED ? LOAD(bias + k) : ZERO_VECTOR;
-#pragma unroll
-        for (int i = 0; i < 4; ++i) output_column(inner + 6 * i, values + 4 * i, 1);
         const integer_vector exists = LANE_NUMBERS + k < channels;
         const size_t at0 = corner + (size_t)(k / 16) * plane.outputPixels * 16 + k % 16;
+        ROLLED
+        for (int i = 0; i < rows; ++i) {
+            vector values[4];
+            output_column(inner + 6 * i, values, 1);
 #pragma unroll
-        for (int i = 0; i < 4; ++i) {
-            if (i < rows) {
-#pragma unroll
-                for (int j = 0; j < 4; ++j) {
-                    if (j < columns) {
-                        const size_t at = at0 + ((size_t)i * plane.outputWidth + j) * 16;
-                        vector value = values[4 * i + j] + start;
-                        if (epilogue & RESIDUAL) value += LOAD(residual + at);
-                        if (epilogue & RECTIFIED) value = value < 0.0f ? ZERO_VECTOR : value;
-                        if (epilogue & MASKED) value = exists ? value : ZERO_VECTOR;
-                        STORE(value, y + at);
-                    }
+            for (int j = 0; j < 4; ++j) {
+                if (j < columns) {
+                    const size_t at = at0 + ((size_t)i * plane.outputWidth + j) * 16;
+                    vector value = values[j] + start;
+                    if (epilogue & RESIDUAL) value += LOAD(residual + at);
+                    if (epilogue & RECTIFIED) value = value < 0.0f ? ZERO_VECTOR : value;
+                    if (epilogue & MASKED) value = exists ? value : ZERO_VECTOR;
+                    STORE(value, y + at);
                 }
             }
         }
@@ -244,14 +277,15 @@ SINGLE_ITEM kernel void winograd(GLOBAL_IN x, GLOBAL_IN u, GLOBAL_IN biases, GLO
     }
 }
 
-// paddedTiles: tileCount rounded up to a multiple of MR.
-SINGLE_ITEM kernel void transform_inputs(GLOBAL_IN x, __global float *restrict v, PLANE_PARAMETERS, int paddedTiles,
-                                         int tilesPerItem) {
+// Tiles tileFirst ..< tileFirst + paddedTiles.
+SINGLE_ITEM kernel void transform_inputs(GLOBAL_IN x, __global float *restrict v, PLANE_PARAMETERS, int tileFirst,
+                                         int paddedTiles, int tilesPerItem) {
     const Plane plane = PLANE;
     const int b = (int)get_global_id(1), first = (int)get_global_id(0) * tilesPerItem;
     const size_t stride = (get_global_size(1) * paddedTiles | 1) * 16;
     for (int t = first; t < min(first + tilesPerItem, paddedTiles); ++t)
-        transform_input(x + (size_t)b * inputPixels * 16, v + ((size_t)b * paddedTiles + t) * 16, stride, t, plane);
+        transform_input(x + (size_t)b * inputPixels * 16, v + ((size_t)b * paddedTiles + t) * 16, stride,
+                        tileFirst + t, plane);
 }
 
 SINGLE_ITEM kernel void multiply(GLOBAL_IN v, GLOBAL_IN u, __global float *restrict m, int blocks, int paddedTiles,
@@ -280,19 +314,119 @@ SINGLE_ITEM kernel void transform_weights(GLOBAL_IN w, __global float *restrict 
     u += (kb * 36 * blocks + b) * 512;
     for (int at = 0; at < 512; at += VECTOR) {
         vector inner[18];
-#pragma unroll
+        ROLLED
         for (int j = 0; j < 3; ++j) {
             vector column[3];
 #pragma unroll
             for (int i = 0; i < 3; ++i) column[i] = LOAD(w + (3 * i + j) * blocks * 512 + at);
             weight_column(column, inner + j, 3);
         }
-#pragma unroll
+        ROLLED
         for (int i = 0; i < 6; ++i) {
             vector row[6];
             weight_column(inner + 3 * i, row, 1);
 #pragma unroll
             for (int j = 0; j < 6; ++j) STORE(row[j], u + (6 * i + j) * blocks * 512 + at);
+        }
+    }
+}
+
+// Tiles tileFirst ..< tileFirst + tiles, all of which exist.
+SINGLE_ITEM kernel void transform_output_gradients(GLOBAL_IN dy, __global float *restrict d, PLANE_PARAMETERS,
+                                                   int outputChannels, int tileFirst, int tiles, int tilesPerItem) {
+    const int kb = (int)get_global_id(1), first = (int)get_global_id(0) * tilesPerItem;
+    const size_t stride = get_global_size(1) * tiles * 32 + 16;
+    const int stored = stored_channels(outputChannels - kb * 32);
+    for (int index = first; index < min(first + tilesPerItem, tiles); ++index) {
+        const int t = tileFirst + index;
+        const int i0 = t / tileColumns % tileRows * 4, j0 = t % tileColumns * 4, n = t / tileColumns / tileRows;
+        const size_t corner = (((size_t)n * outputHeight + i0) * outputWidth + j0) * 16;
+        __global float *to = d + ((size_t)kb * tiles + index) * 32;
+        for (int k = 0; k < 32; k += VECTOR) {
+            const size_t block = (size_t)(kb * 2 + k / 16) * outputPixels * 16;
+            vector inner[24];
+            ROLLED
+            for (int j = 0; j < 4; ++j) {
+                vector column[4];
+#pragma unroll
+                for (int i = 0; i < 4; ++i)
+                    column[i] = k < stored && i0 + i < outputHeight && j0 + j < outputWidth
+                                    ? LOAD(dy + block + corner + ((size_t)i * outputWidth + j) * 16 + k % 16)
+                                    : ZERO_VECTOR;
+                gradient_column(column, inner + j, 4);
+            }
+            ROLLED
+            for (int i = 0; i < 6; ++i) {
+                vector row[6];
+                gradient_column(inner + 4 * i, row, 1);
+#pragma unroll
+                for (int j = 0; j < 6; ++j) STORE(row[j], to + (6 * i + j) * stride + k);
+            }
+        }
+    }
+}
+
+SINGLE_ITEM kernel void weight_products(GLOBAL_IN v, GLOBAL_IN d, __global float *restrict du, int blocks, int tiles,
+                                        int isFirst) {
+    const int kb = (int)get_global_id(0), kbCount = (int)get_global_size(0), e = (int)get_global_id(1);
+    v += e * ((size_t)blocks * tiles | 1) * 16;
+    d += e * ((size_t)kbCount * tiles * 32 + 16) + (size_t)kb * tiles * 32;
+    du += ((size_t)kb * 36 + e) * (blocks * 512 + 16);
+    for (int b = 0; b < blocks; ++b)
+        for (int lane = 0; lane < 16; lane += LANES)
+            for (int k = 0; k < 32; k += 2 * VECTOR) {
+                const __global float *a = v + (size_t)b * tiles * 16 + lane, *g = d + k;
+#define DECLARE(c) vector left##c = ZERO_VECTOR, right##c = ZERO_VECTOR;
+                EACH_COUNT(LANES, DECLARE)
+#undef DECLARE
+#pragma unroll 2
+                for (int t = 0; t < tiles; ++t, a += 16, g += 32) {
+                    const vector g0 = LOAD(g), g1 = LOAD(g + VECTOR);
+#define MULTIPLY_ADD(c)                          \
+    {                                            \
+        const vector broadcast = (vector)(a[c]); \
+        left##c = fma(broadcast, g0, left##c);   \
+        right##c = fma(broadcast, g1, right##c); \
+    }
+                    EACH_COUNT(LANES, MULTIPLY_ADD)
+#undef MULTIPLY_ADD
+                }
+                __global float *to = du + ((size_t)b * 16 + lane) * 32 + k;
+                if (!isFirst) {
+#define ADD(c)                       \
+    left##c += LOAD(to + (c) * 32); \
+    right##c += LOAD(to + (c) * 32 + VECTOR);
+                    EACH_COUNT(LANES, ADD)
+#undef ADD
+                }
+#define KEEP(c)                    \
+    STORE(left##c, to + (c) * 32); \
+    STORE(right##c, to + (c) * 32 + VECTOR);
+                EACH_COUNT(LANES, KEEP)
+#undef KEEP
+            }
+}
+
+SINGLE_ITEM kernel void weight_gradients(GLOBAL_IN du, __global float *restrict dw) {
+    const size_t blocks = get_global_size(0), b = get_global_id(0), kb = get_global_id(1);
+    const size_t stride = blocks * 512 + 16;
+    du += kb * 36 * stride + b * 512;
+    dw += (kb * 9 * blocks + b) * 512;
+    for (int at = 0; at < 512; at += VECTOR) {
+        vector inner[18];
+        ROLLED
+        for (int j = 0; j < 6; ++j) {
+            vector column[6];
+#pragma unroll
+            for (int i = 0; i < 6; ++i) column[i] = LOAD(du + (6 * i + j) * stride + at);
+            weight_gradient_column(column, inner + j, 6);
+        }
+        ROLLED
+        for (int i = 0; i < 3; ++i) {
+            vector row[3];
+            weight_gradient_column(inner + 6 * i, row, 1);
+#pragma unroll
+            for (int j = 0; j < 3; ++j) STORE(row[j], dw + (3 * i + j) * blocks * 512 + at);
         }
     }
 }

@@ -78,9 +78,14 @@
         /// than it has. Few sizes, since each is a program.
         func tilePixels(_ pixelCount: Int) -> Int {
             if pixelCount >= tilePixels * 32 { return tilePixels }
-            var best = 1
             // A tile is no larger than the plane: without a gather it reads the input itself.
-            for candidate in vectorWidth == 16 ? [2, 4, 7, 8, 10, 12, 13, 14] : [2, 4, 5, 6]
+            if vectorWidth < 16, pixelCount >= tilePixels {
+                // Half a tile only for an eighth less; each size is a program.
+                let cost = { (tile: Int) in ceilDivide(pixelCount, tile) * (tile + 1) }
+                return cost(4) * 8 < cost(6) * 7 ? 4 : 6
+            }
+            var best = 1
+            for candidate in vectorWidth == 16 ? [2, 4, 7, 8, 10, 12, 13, 14] : [2, 4]
             where candidate <= pixelCount
                 && ceilDivide(pixelCount, candidate) * (candidate + 1) <= ceilDivide(pixelCount, best) * (best + 1)
             {
@@ -208,7 +213,8 @@
                     let blocking = WeightBlocking(convolution.weight)
                     let weights = plan.takeWorkspace(floats: blocking.elementCount)
                     plan.launch(
-                        Self.convolutionFile, "transpose_weights", [.init("VECTOR", vectorWidth), .init("MR", tilePixels)],
+                        Self.convolutionFile, "transpose_weights",
+                        [.init("VECTOR", vectorWidth), .init("MR", tilePixels)],
                         [.input(1), weights]
                             + integers(
                                 geometry.outputChannels, input.channels, geometry.groups, geometry.kernelHeight,
@@ -226,6 +232,7 @@
         // MARK: Gradient of the weights
 
         func convolutionWeightGradient(_ geometry: ConvolutionGeometry) -> LaunchPlan {
+            if usesWinogradWeightGradient(geometry) { return winogradWeightGradient(geometry) }
             let isDense =
                 geometry.input.channels <= 4 && geometry.groups == 1
                 && geometry.kernelHeight * geometry.kernelWidth > 1
@@ -299,7 +306,7 @@
             let sums = plan.takeWorkspace(floats: splits * blocking.elementCount)
             let scratch = plan.takeWorkspace(floats: splits * slab)
             plan.launch(
-                Self.gradientFile, "dense_weight_gradient", 
+                Self.gradientFile, "dense_weight_gradient",
                 [
                     .init("VECTOR", vectorWidth), .init("COLUMNS", tilePixels), .init("DENSE", channels),
                     .init("DENSE_STRIDE", stride),

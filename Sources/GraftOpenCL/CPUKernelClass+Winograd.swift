@@ -58,6 +58,60 @@
             return transformed
         }
 
+        /// Floats of V, and of M or D: an odd number of cache lines for each of 36 elements.
+        private static func vFloats(_ blocks: Int, _ tiles: Int) -> Int { 36 * (blocks * tiles | 1) * 16 }
+        private static func mFloats(_ kbCount: Int, _ tiles: Int) -> Int { 36 * (kbCount * tiles * 32 + 16) }
+
+        private static func plane(_ geometry: ConvolutionGeometry) -> [KernelArgument] {
+            let output = geometry.output
+            let perImage = geometry.winogradTileCount
+            return integers(
+                geometry.input.height, geometry.input.width, geometry.input.batch * geometry.input.pixelCount,
+                output.height, output.width, output.batch * output.pixelCount, geometry.paddingHeight,
+                geometry.paddingWidth, perImage.rows, perImage.columns, output.batch * perImage.rows * perImage.columns)
+        }
+
+        /// Whether the gradient of the weights is summed by the transforms: enough tiles to pay for dU.
+        func usesWinogradWeightGradient(_ geometry: ConvolutionGeometry) -> Bool {
+            let perImage = geometry.winogradTileCount
+            return geometry.method == .winograd && geometry.input.batch * perImage.rows * perImage.columns >= 32
+        }
+
+        func winogradWeightGradient(_ geometry: ConvolutionGeometry) -> LaunchPlan {
+            var plan = LaunchPlan()
+            let blocking = WeightBlocking(geometry.weight)
+            let blocks = blocking.inputBlockCount
+            let kbCount = blocking.outputBlockCount
+            let perImage = geometry.winogradTileCount
+            let tilesPerImage = perImage.rows * perImage.columns
+            let batch = geometry.input.batch
+            // Whole images with this many tiles: V and D stay in the last-level cache, dU is added to seldom.
+            let imagesPerChunk = min(max(192 / tilesPerImage, 1), batch)
+            let v = plan.takeWorkspace(floats: Self.vFloats(blocks, imagesPerChunk * tilesPerImage))
+            let d = plan.takeWorkspace(floats: Self.mFloats(kbCount, imagesPerChunk * tilesPerImage))
+            let sums = plan.takeWorkspace(floats: kbCount * 36 * (blocks * 512 + 16))
+            let plane = Self.plane(geometry)
+            for image in stride(from: 0, to: batch, by: imagesPerChunk) {
+                let first = image * tilesPerImage
+                let tiles = min(imagesPerChunk, batch - image) * tilesPerImage
+                plan.launch(
+                    Self.file, "transform_inputs", definitions(tilePixels),
+                    [.input(0), v] + plane + integers(first, tiles, Self.tilesPerItem),
+                    global: ceilDivide(tiles, Self.tilesPerItem), blocks)
+                plan.launch(
+                    Self.file, "transform_output_gradients", definitions(tilePixels),
+                    [.input(1), d] + plane
+                        + integers(geometry.outputChannels, first, tiles, Self.tilesPerItem),
+                    global: ceilDivide(tiles, Self.tilesPerItem), kbCount)
+                plan.launch(
+                    Self.file, "weight_products", definitions(tilePixels),
+                    [v, d, sums] + integers(blocks, tiles, image == 0 ? 1 : 0), global: kbCount, 36)
+            }
+            plan.launch(
+                Self.file, "weight_gradients", definitions(tilePixels), [sums, .output(0)], global: blocks, kbCount)
+            return plan
+        }
+
         private func append(
             _ geometry: ConvolutionGeometry, _ transformed: KernelArgument, bias: KernelArgument?,
             residual: KernelArgument?, _ epilogue: Epilogue, to plan: inout LaunchPlan
@@ -67,19 +121,13 @@
             let kbCount = blocking.outputBlockCount
             let perImage = geometry.winogradTileCount
             let tileCount = geometry.input.batch * perImage.rows * perImage.columns
-            let tile = tilePixels(tileCount)
+            // One size where tiles are small anyway: each is a program.
+            let tile = vectorWidth == 16 ? tilePixels(tileCount) : tilePixels
             let output = geometry.output
-            let plane = integers(
-                geometry.input.height, geometry.input.width, geometry.input.batch * geometry.input.pixelCount,
-                output.height, output.width, output.batch * output.pixelCount, geometry.paddingHeight,
-                geometry.paddingWidth, perImage.rows, perImage.columns, tileCount)
+            let plane = Self.plane(geometry)
             let bits = Self.epilogueBits(epilogue, channels: output.channels)
             // An absent operand is replaced by one that is not read in its place.
             let addends = [bias ?? transformed, residual ?? transformed]
-            /// Floats of V and M, an odd number of cache lines for each of 36 elements.
-            func vFloats(_ tiles: Int) -> Int { 36 * (blocks * tiles | 1) * 16 }
-            func mFloats(_ tiles: Int, _ kbs: Int) -> Int { 36 * (kbs * tiles * 32 + 16) }
-
             // Fewer tiles per group than this would read the transformed weights too often.
             let fewest = vectorWidth == 16 ? tile : 2 * tile
             var groupTiles = groupByteCount / (36 * 4 * (blocks * 16 + 32)) / tile * tile
@@ -89,7 +137,7 @@
                 let kbPerItem = max(kbCount / ceilDivide(Self.itemCount / 4, groups), 1)
                 let items = groups * ceilDivide(kbCount, kbPerItem)
                 let workers = min(items, slabCount)
-                let slab = (vFloats(groupTiles) + mFloats(groupTiles, 1) + 127) / 128 * 128
+                let slab = (Self.vFloats(blocks, groupTiles) + Self.mFloats(1, groupTiles) + 127) / 128 * 128
                 plan.launch(
                     Self.file, "winograd", definitions(tile),
                     [.input(0), transformed] + addends
@@ -99,11 +147,11 @@
                 return
             }
             let padded = ceilDivide(tileCount, tile) * tile
-            let v = plan.takeWorkspace(floats: vFloats(padded))
-            let m = plan.takeWorkspace(floats: mFloats(padded, kbCount))
+            let v = plan.takeWorkspace(floats: Self.vFloats(blocks, padded))
+            let m = plan.takeWorkspace(floats: Self.mFloats(kbCount, padded))
             plan.launch(
                 Self.file, "transform_inputs", definitions(tile),
-                [.input(0), v] + plane + integers(padded, Self.tilesPerItem),
+                [.input(0), v] + plane + integers(0, padded, Self.tilesPerItem),
                 global: ceilDivide(padded, Self.tilesPerItem), blocks)
             plan.launch(
                 Self.file, "multiply", definitions(tile),
