@@ -12,7 +12,8 @@ struct ChannelBlockedLayoutTests {
         case .indices, .labels: return HostTensor(shape: shape, storage: .int32((0..<count).map { Int32($0 + 1) }))
         case .pixels:
             return HostTensor(shape: shape, storage: .uint8((0..<count).map { UInt8(truncatingIfNeeded: $0) }))
-        case .activation, .weight, .channelVector, .metrics: return HostTensor(shape, (0..<count).map { Float($0 + 1) })
+        case .activation, .weight, .winogradWeight, .channelVector, .metrics:
+            return HostTensor(shape, (0..<count).map { Float($0 + 1) })
         }
     }
 
