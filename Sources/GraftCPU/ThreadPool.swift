@@ -86,14 +86,21 @@ final class ThreadPool {
     }
 }
 
-/// At least a page, aligned to a page.
+/// At least a page, aligned to a page; a large one to a large page.
 private func allocateScratch(_ byteCount: Int) -> UnsafeMutableRawPointer {
     var pointer: UnsafeMutableRawPointer?
-    let status = posix_memalign(&pointer, 4096, max(byteCount, 4096))
+    let largePage = 2 << 20
+    let page = byteCount > largePage / 4 ? largePage : 4096
+    let rounded = max((byteCount + page - 1) / page, 1) * page
+    let status = posix_memalign(&pointer, page, rounded)
     guard status == 0, let pointer else {
         // Scratch is about a megabyte; where that fails no error could be reported either.
         preconditionFailure("no memory for \(byteCount) bytes of kernel scratch")
     }
+    #if canImport(Glibc)
+        // Spares address translations; where large pages are off this is a no-op.
+        if page == largePage { madvise(pointer, rounded, MADV_HUGEPAGE) }
+    #endif
     return pointer
 }
 

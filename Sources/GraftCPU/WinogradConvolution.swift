@@ -272,8 +272,8 @@ struct WinogradGradientPlan {
     let capacity: Int
     let chunkCount: Int
 
-    /// Bytes of a chunk's transforms, about.
-    private static let chunkByteCount = 12 << 20
+    /// Bytes of a chunk's transforms, about: the last-level cache holds them.
+    private static let chunkByteCount = 3 << 20
     /// Fewer tiles would read and write the sums too often.
     private static let fewestTiles = 128
     /// Tiles whose gradients and one block of inputs stay in the first-level cache.

@@ -144,6 +144,8 @@ extension ConformanceCases {
         ("deep", convolution(shape(5, 288, 7, 7), 64, kernel: (3, 3), padding: (1, 1)), false),
         ("deeper", convolution(shape(2, 528, 7, 7), 48, kernel: (3, 3), padding: (1, 1)), false),
         ("many", convolution(shape(3, 48, 33, 31), 32, kernel: (3, 3), padding: (1, 1)), false),
+        // 704 tiles: the weight's gradient is summed over more than one chunk of them.
+        ("chunks", convolution(shape(11, 16, 31, 30), 16, kernel: (3, 3), padding: (1, 1)), false),
         ("p0", convolution(shape(2, 32, 5, 8), 16, kernel: (3, 3)), true),
         ("p2", convolution(shape(2, 7, 4, 5), 17, kernel: (3, 3), padding: (2, 2)), true),
         ("p0x2", convolution(shape(1, 40, 6, 9), 33, kernel: (3, 3), padding: (0, 2)), false),

@@ -822,6 +822,20 @@ typealias Block = SIMD16<Float>
         var c3a = Vector.zero, c3b = Vector.zero
         var c4a = Vector.zero, c4b = Vector.zero
         var c5a = Vector.zero, c5b = Vector.zero
+        if product.accumulates {
+            c0a = load(result + 0 * vectorWidth)
+            c0b = load(result + 1 * vectorWidth)
+            c1a = load(result + 2 * vectorWidth)
+            c1b = load(result + 3 * vectorWidth)
+            c2a = load(result + 4 * vectorWidth)
+            c2b = load(result + 5 * vectorWidth)
+            c3a = load(result + 6 * vectorWidth)
+            c3b = load(result + 7 * vectorWidth)
+            c4a = load(result + 8 * vectorWidth)
+            c4b = load(result + 9 * vectorWidth)
+            c5a = load(result + 10 * vectorWidth)
+            c5b = load(result + 11 * vectorWidth)
+        }
         var w = weights
         var remaining = product.outerCount * product.innerCount
         for outer in 0..<product.outerCount {
@@ -1438,12 +1452,22 @@ func winogradProducts(_ products: WinogradProducts) {
                 }
             }
         #else
+            // A few input blocks at a time: their weights stay in the first-level cache from one tile to the next.
+            let blocks = 8
             for lane in stride(from: 0, to: products.blockCount * 16, by: 2 * vectorWidth) {
                 let lanes = target + lane * products.capacity
-                var tile = 0
-                while tile < count {
-                    tile6x2(product, product.a + tile * 16, product.weights + lane, lanes + tile * 2 * vectorWidth)
-                    tile += 6
+                for block in stride(from: 0, to: products.inputBlockCount, by: blocks) {
+                    let left = products.inputBlockCount - block
+                    product.innerCount = min(blocks, left)
+                    product.lastQuads = left <= blocks ? products.lastQuads : 4
+                    product.accumulates = block > 0
+                    let first = product.a + block * product.innerStride
+                    let weights = product.weights + (block * 512 + lane)
+                    var tile = 0
+                    while tile < count {
+                        tile6x2(product, first + tile * 16, weights, lanes + tile * 2 * vectorWidth)
+                        tile += 6
+                    }
                 }
             }
         #endif

@@ -23,6 +23,8 @@ package struct BandProduct {
     package var epilogue: BandEpilogue
     /// 1024 floats that the kernel may use.
     package var tile: UnsafeMutablePointer<Float>
+    /// Whether register tiles continue sums that are in memory; the 6 × 2 tile only.
+    package var accumulates = false
 
     package init(
         a: UnsafePointer<Float>, outerCount: Int, outerStride: Int, innerCount: Int, innerStride: Int, lastQuads: Int,
