@@ -88,7 +88,8 @@ var targets: [Target] = [
 
 /// Loops over weights and pixels live here too: optimised in debug, so that tests on real networks stay short.
 let optimizedInDebug: Set = [
-    "GraftTensor", "GraftGraph", "GraftCPU", "GraftOpenCL", "GraftCheckpoint", "GraftVision", "BackendConformance",
+    "GraftTensor", "GraftGraph", "GraftCPU", "GraftOpenCL", "GraftCheckpoint", "GraftVision", "Graft",
+    "BackendConformance", "GraftTests",
 ]
 
 for target in targets where optimizedInDebug.contains(target.name) {

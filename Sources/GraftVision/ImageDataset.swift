@@ -133,6 +133,7 @@ public struct ImageDataset: Sendable {
     /// - Parameters:
     ///   - labels: the new label of each old one.
     ///   - classes: the names that the new labels point to.
+    /// - Returns: the same samples in the same order.
     public func relabelled(_ labels: [Int], classes: [String]) -> ImageDataset {
         let samples = samples.map { ImageSample(path: $0.path, label: labels[$0.label]) }
         return ImageDataset(classes: classes, samples: samples, source: source)
