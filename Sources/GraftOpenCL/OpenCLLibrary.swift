@@ -57,25 +57,33 @@
         ]
     }
 
-    /// Driver objects of this process that exist now; tests hold it against leaks.
-    package func liveOpenCLObjectCount() -> Int { liveObjectCount.load(ordering: .relaxed) }
+    /// Counts the driver objects made while it is current; tests hold it against leaks, whatever runs beside them.
+    package final class DriverObjectLedger: Sendable {
+        @TaskLocal package static var current: DriverObjectLedger?
 
-    private let liveObjectCount = Atomic<Int>(0)
+        fileprivate let count = Atomic<Int>(0)
+
+        package init() {}
+
+        /// Objects that exist now.
+        package var liveCount: Int { count.load(ordering: .relaxed) }
+    }
 
     /// Sole owner of one reference to a driver object, released when it goes.
     struct Handle: ~Copyable {
         let pointer: OpaquePointer
         private let release: @convention(c) (OpaquePointer?) -> cl_int
+        private let ledger = DriverObjectLedger.current
 
         init(_ pointer: OpaquePointer, release: @escaping @convention(c) (OpaquePointer?) -> cl_int) {
             self.pointer = pointer
             self.release = release
-            liveObjectCount.add(1, ordering: .relaxed)
+            ledger?.count.add(1, ordering: .relaxed)
         }
 
         deinit {
             _ = release(pointer)
-            liveObjectCount.subtract(1, ordering: .relaxed)
+            ledger?.count.subtract(1, ordering: .relaxed)
         }
     }
 

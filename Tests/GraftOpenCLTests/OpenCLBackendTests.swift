@@ -183,15 +183,17 @@
                 for index in 0..<64 { _ = program.add(.activation(shape), .input, "x\(index)") }
                 let plan = try MemoryPlan(programs: [program], layout: MemoryLayout(backend: backend))
                 try #require(plan.totalByteCount > backend.description.memoryByteCount)
-                let before = liveOpenCLObjectCount()
-                let error = #expect(throws: DeviceError.self) { try backend.allocate(plan) }
+                let ledger = DriverObjectLedger()
+                let error = DriverObjectLedger.$current.withValue(ledger) {
+                    #expect(throws: DeviceError.self) { try backend.allocate(plan) }
+                }
                 guard case .outOfMemory(_, let requested, let available, let advice) = try #require(error) else {
                     Issue.record("\(String(describing: error))")
                     return
                 }
                 #expect(requested == plan.totalByteCount && available == backend.description.memoryByteCount)
                 #expect(advice.contains("--batch-size"))
-                #expect(liveOpenCLObjectCount() == before)
+                #expect(ledger.liveCount == 0)
             }
 
             @Test("programs come from the disk the second time, and are rebuilt silently when the entry is damaged")
@@ -231,19 +233,23 @@
 
             @Test("200 backends leave no driver object behind")
             func leaks() throws {
-                let before = liveOpenCLObjectCount()
-                for round in 0..<200 {
-                    let backend = try backend()
-                    guard round % 20 == 0 else { continue }
-                    let program = program()
-                    let (prepared, memory) = try prepared(backend, program)
-                    try write(1, program, memory)
-                    try prepared.run(StepConstants())
-                    _ = try prepared.profile(StepConstants())
-                    #expect(throws: DeviceError.self) { try self.prepared(try self.backend(.missingKernel), program) }
-                    #expect(liveOpenCLObjectCount() > before)
+                let ledger = DriverObjectLedger()
+                try DriverObjectLedger.$current.withValue(ledger) {
+                    for round in 0..<200 {
+                        let backend = try self.backend()
+                        guard round % 20 == 0 else { continue }
+                        let program = self.program()
+                        let (prepared, memory) = try self.prepared(backend, program)
+                        try write(1, program, memory)
+                        try prepared.run(StepConstants())
+                        _ = try prepared.profile(StepConstants())
+                        #expect(throws: DeviceError.self) {
+                            try self.prepared(try self.backend(.missingKernel), program)
+                        }
+                        #expect(ledger.liveCount > 0)
+                    }
                 }
-                #expect(liveOpenCLObjectCount() == before)
+                #expect(ledger.liveCount == 0)
             }
         }
     }
