@@ -7,8 +7,9 @@ func cosineOf(_ x: Double) -> Double { cos(x) }
 
 /// Fresh parameters.
 enum Initialization {
-    /// What each parameter starts from: convolutions He-normal by fan-out (torchvision's ResNet and VGG), batch norms 1
-    /// and 0, linear layers as `nn.Linear`: weight and bias uniform in ±1/√fan-in.
+    /// What each parameter starts from: convolutions He-normal by fan-out (torchvision's ResNet and VGG), a convolution
+    /// that is the head normal with deviation 0.01 and bias 0 (torchvision's SqueezeNet: the ReLU behind such a head
+    /// cuts a wider start off), batch norms 1 and 0, linear layers as `nn.Linear`: weight and bias uniform in ±1/√fan-in.
     static func state(of graph: Graph, headName: String, seed: UInt64) -> StateDictionary {
         var state = StateDictionary()
         let parameters = graph.parameters
@@ -30,14 +31,12 @@ enum Initialization {
         case .counter: return HostTensor(shape: [], storage: .int64([0]))
         case .runningMean, .shift: return HostTensor(parameter.shape, repeating: 0)
         case .runningVariance, .scale: return HostTensor(parameter.shape, repeating: 1)
-        case .weight where parameter.shape.rank == 4 && !isHead:
+        case .weight where parameter.shape.rank == 4:
             let fanOut = parameter.shape[0] * parameter.shape[2] * parameter.shape[3]
-            let deviation = (2 / Double(fanOut)).squareRoot()
+            let deviation = isHead ? 0.01 : (2 / Double(fanOut)).squareRoot()
             return HostTensor(parameter.shape, (0..<count).map { Float(deviation * normal(random, $0)) })
+        case .bias where weightShape?.rank == 4: return HostTensor(parameter.shape, repeating: 0)
         case .weight, .bias:
-            if parameter.role == .bias, weightShape?.rank == 4, !isHead {
-                return HostTensor(parameter.shape, repeating: 0)
-            }
             let fanIn = weightShape.map { $0.elementCount / max($0[0], 1) } ?? 1
             let bound = 1 / Double(fanIn).squareRoot()
             return HostTensor(parameter.shape, (0..<count).map { Float((2 * random.uniform($0) - 1) * bound) })

@@ -153,7 +153,8 @@ public struct Model: Sendable {
     ///
     /// - Parameters:
     ///   - classCount: class scores of the new head.
-    ///   - seed: its weights depend on it; they are uniform in ±1/√fan-in, as `nn.Linear` and `nn.Conv2d` start.
+    ///   - seed: its weights depend on it; a linear head starts uniform in ±1/√fan-in
+    ///     (`nn.Linear`), SqueezeNet's convolution normal with deviation 0.01 and bias 0 (torchvision's own start).
     /// - Throws: ``GraftError/invalidArgument(_:)`` for a count below 1.
     public mutating func replaceHead(classCount: Int, seed: UInt64 = 0) throws {
         try Limits.check(classCount: classCount)

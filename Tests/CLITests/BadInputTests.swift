@@ -181,6 +181,17 @@ import Testing
             "linear.bias holds nan at element 1")
     }
 
+    @Test func aBatchLargerThanTheSet() throws {
+        let folder = try TemporaryFolder()
+        try folder.writeClasses(imagesPerClass: 2)
+        let run = try TemporaryFolder()
+        let arguments = Self.train(folder.path, run.path, ["--batch-size", "64"])
+        let result = try Graft.run(arguments)
+        #expect(result.status == 0)
+        #expect(result.errors.contains("--batch-size 64 is more than the 4 images"))
+        try Self.expectFailure(arguments + ["--drop-last"], 64, "--drop-last leaves nothing")
+    }
+
     @Test func aLayerAskedForTwice() throws {
         let folder = try TemporaryFolder()
         try folder.writeClasses(imagesPerClass: 2)
@@ -189,7 +200,7 @@ import Testing
         for format in ["npz", "safetensors"] {
             try Self.expectFailure(
                 [
-                    "extract", folder.path, "--model", "resnet20_cifar", "--weights", run.path + "/last.safetensors",
+                    "extract", folder.path, "--weights", run.path + "/last.safetensors",
                     "--layer", "avgpool,avgpool", "--out", "\(run.path)/f.\(format)",
                 ] + Self.small, 64, "avgpool is asked for twice")
         }

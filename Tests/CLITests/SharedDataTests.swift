@@ -59,6 +59,27 @@ struct SharedDataTests {
         #expect(zip(values, reference).allSatisfy { abs($0 - $1) <= 1e-4 * largest })
     }
 
+    /// The recipe with its defaults: what the last of five epochs reaches, not the luckiest.
+    @Test func fiveEpochsOfTheHeadReachNinetyTwoPerCent() throws {
+        let folder = try TemporaryFolder()
+        let weights = try Self.path("data/squeezenet1_1/squeezenet1_1.pth")
+        let result = try Graft.run([
+            "train", try Self.path("data/hymenoptera"), "--model", "squeezenet1_1", "--weights", weights, "--epochs",
+            "5",
+            "--device", "cpu", "--out", folder.path + "/run", "--quiet",
+        ])
+        #expect(result.status == 0, "\(result.errors)")
+        let rows = try String(contentsOfFile: folder.path + "/run/epochs.csv", encoding: .utf8).split(separator: "\n")
+        #expect(rows.count == 6)
+        let accuracy = rows.last.flatMap { Double($0.split(separator: ",")[4]) } ?? 0
+        #expect(accuracy >= 0.92)
+        let before = try CheckpointReader.load(weights).state
+        let after = try CheckpointReader.load(folder.path + "/run/last.safetensors").state
+        for name in before.names where !name.hasPrefix("classifier.1.") {
+            #expect(before[name] == after[name], "\(name)")
+        }
+    }
+
     /// Ten steps of a trace: the loss at each, and the frozen tensors byte for byte.
     @Test(arguments: devices, ["keep", "track"]) func fineTuningFollowsTheTrace(_ device: String, _ mode: String) throws
     {

@@ -16,10 +16,11 @@ enum ExtractCommand {
             "graft extract photos --model resnet18 --weights resnet18.pth --layer avgpool --out features.npz",
             "graft extract photos --model squeezenet1_1 --weights squeezenet1_1.pth \\",
             "      --layer features,classifier --out features.safetensors",
+            "graft extract photos --weights run/best.safetensors --layer avgpool --out features.npz",
         ],
         groups: [
             ArgumentGroup("Data", [Shared.data, Shared.list, Shared.limit]),
-            ArgumentGroup("Model", [Shared.model, Shared.requiredWeights, layer]),
+            ArgumentGroup("Model", [Shared.requiredWeights, Shared.modelOfWeights, layer]),
             Shared.imageGroup,
             Shared.runGroup(seeded: false),
             ArgumentGroup("Output", [out, Shared.quiet, Shared.json]),
@@ -28,7 +29,7 @@ enum ExtractCommand {
 
     private static func run(_ values: ArgumentValues) throws {
         let layers = values[layer]
-        var network = try Model(values[Shared.model], weights: values[Shared.requiredWeights])
+        var network = try Model(values[Shared.modelOfWeights], weights: values[Shared.requiredWeights])
         NetworkRequest.announceLoading(network, values)
         try NetworkRequest.applyImages(&network, values)
         let images = try DataRequest.everything(values)

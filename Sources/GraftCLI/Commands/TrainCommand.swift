@@ -109,6 +109,11 @@ enum TrainCommand {
         let (training, validationImages) = try DataRequest.align(
             images.training, images.validation, with: &network, values)
         try NetworkRequest.freeze(&network, values)
+        if values[Shared.batchSize] > training.count, !values[dropLast] {
+            Console.warning(
+                "--batch-size \(values[Shared.batchSize]) is more than the \(training.count) images to train on: an "
+                    + "epoch is one step over all of them")
+        }
 
         let folder = try RunFolder(values[out])
         if folder.holdsEarlierRun {
