@@ -17,10 +17,32 @@ public struct Benchmark: Sendable {
     public struct InstructionTime: Sendable {
         /// Graph node.
         public let node: String
-        /// Primitive.
+        /// Primitive, with the method of a convolution that is not summed directly.
         public let primitive: String
-        /// Seconds.
+        /// Shapes, as the primitive sees them.
+        public let shape: String
+        /// Median seconds over the repeats.
         public let seconds: Double
+        /// Operations, two per multiply-accumulate, as a direct convolution counts them.
+        public let operationCount: Int
+        /// Bytes of the operands: what must be read or written at least.
+        public let byteCount: Int
+
+        /// The time that the device's rates allow, over the time taken: 1 is the limit. Winograd's convolution needs a
+        /// quarter of the operations that are counted for it, and can be above.
+        public func share(of rates: DeviceRates) -> Double {
+            let least = max(
+                Double(operationCount) / rates.operationsPerSecond, Double(byteCount) / rates.bytesPerSecond)
+            return least / max(seconds, 1e-9)
+        }
+    }
+
+    /// Where the time goes.
+    public struct Profile: Sendable {
+        /// In execution order.
+        public let instructions: [InstructionTime]
+        /// What the device reaches at best.
+        public let rates: DeviceRates
     }
 
     /// What was measured.
@@ -33,8 +55,10 @@ public struct Benchmark: Sendable {
         public let deviceNotes: (reason: String, warning: String?)
         /// Bytes on the device.
         public let byteCount: Int
-        /// Kernels of a run, in order; empty unless profiled.
-        public let profile: [InstructionTime]
+        /// The least that any placing of the same values would need.
+        public let leastByteCount: Int
+        /// Where the time goes, if that was asked for.
+        public let profile: Profile?
 
         /// The fastest repeat.
         public var minimum: Double { millisecondsPerImage.min() ?? 0 }
@@ -57,7 +81,7 @@ public struct Benchmark: Sendable {
     ///   - warmup: batches before.
     ///   - device: where to compute.
     ///   - frozenStatistics: what batch norms with frozen parameters do.
-    ///   - profiles: whether to time every instruction once as well.
+    ///   - profiles: whether to time every instruction as well, in as many runs, one at a time.
     /// - Returns: times per image and the device's description.
     /// - Throws: ``GraftError/invalidArgument(_:)``; `DeviceError` when the plan does not fit the device.
     public static func run(
@@ -85,7 +109,8 @@ public struct Benchmark: Sendable {
             return Result(
                 millisecondsPerImage: times, device: extractor.deviceDescription,
                 deviceNotes: extractor.deviceNotes, byteCount: engine.plan.totalByteCount,
-                profile: profiles ? try instructionTimes(engine, request, StepConstants()) : [])
+                leastByteCount: engine.plan.leastByteCount,
+                profile: profiles ? try profile(engine, request, StepConstants(), repeats) : nil)
         case .train:
             let trainer = try Trainer(model, device: device, frozenStatistics: frozenStatistics)
             _ = try trainer.preparedEngine(batch: batchSize)
@@ -98,16 +123,24 @@ public struct Benchmark: Sendable {
             return Result(
                 millisecondsPerImage: times, device: trainer.deviceDescription,
                 deviceNotes: trainer.deviceNotes, byteCount: engine.plan.totalByteCount,
-                profile: profiles ? try instructionTimes(engine, request, trainer.nextConstants) : [])
+                leastByteCount: engine.plan.leastByteCount,
+                profile: profiles ? try profile(engine, request, trainer.nextConstants, repeats) : nil)
         }
     }
 
-    private static func instructionTimes(
-        _ engine: Engine, _ request: Engine.Request, _ constants: StepConstants
-    ) throws -> [InstructionTime] {
-        try engine.profile(request, constants).map {
-            InstructionTime(node: $0.node, primitive: $0.primitive, seconds: $0.seconds)
+    private static func profile(
+        _ engine: Engine, _ request: Engine.Request, _ constants: StepConstants, _ repeats: Int
+    ) throws -> Profile {
+        let program = try engine.program(of: request)
+        let runs = try (0..<repeats).map { _ in try engine.profile(request, constants) }
+        let instructions = program.instructions.enumerated().map { index, instruction in
+            InstructionTime(
+                node: instruction.node, primitive: instruction.primitive.label, shape: instruction.primitive.shapeText,
+                seconds: runs.map { $0[index] }.sorted()[repeats / 2],
+                operationCount: 2 * instruction.primitive.multiplyAccumulateCount,
+                byteCount: program.operandByteCount(of: instruction))
         }
+        return Profile(instructions: instructions, rates: try DeviceRates(backend: engine.backend))
     }
 
     private static func time(repeats: Int, warmup: Int, batchSize: Int, _ body: () throws -> Void) throws -> [Double] {

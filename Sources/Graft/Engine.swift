@@ -235,12 +235,11 @@ final class Engine {
         return try memory.read(kind: programs[index][id].kind, from: plan.slots[index][id.index])
     }
 
-    /// Seconds per instruction of one run, with the node and primitive of each.
-    func profile(_ request: Request, _ constants: StepConstants = StepConstants()) throws -> [(
-        node: String, primitive: String, seconds: Double
-    )] {
-        let index = try index(request)
-        let seconds = try prepared[index].profile(constants)
-        return zip(programs[index].instructions, seconds).map { ($0.node, $0.primitive.kind.rawValue, $1) }
+    /// Seconds per instruction of one run, beside the program's instructions.
+    func profile(_ request: Request, _ constants: StepConstants = StepConstants()) throws -> [Double] {
+        try prepared[index(request)].profile(constants)
     }
+
+    /// The program of a request.
+    func program(of request: Request) throws -> Program { programs[try index(request)] }
 }

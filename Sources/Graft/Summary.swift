@@ -37,6 +37,10 @@ public struct ModelSummary: Sendable {
     public let trainingByteCount: Int?
     /// Bytes of device memory for inference in the CPU kernels' layout.
     public let inferenceByteCount: Int
+    /// The least that any placing of the same values would need for a training step.
+    public let leastTrainingByteCount: Int?
+    /// The least that any placing of the same values would need for inference.
+    public let leastInferenceByteCount: Int
 
     /// Plans without allocating anything.
     ///
@@ -59,15 +63,6 @@ public struct ModelSummary: Sendable {
             let node = graph.nodes[index]
             let plan = analysis.nodes[index]
             let owned = parameters.filter { $0.node == index }
-            var work = 0
-            switch node.layer {
-            case .convolution(let layer):
-                work = layer.geometry(shapes[node.inputs[0]]).multiplyAccumulateCount
-            case .linear(let input, let output): work = batchSize * input * output
-            case .input, .batchNormalization, .relu, .maxPooling, .averagePooling, .adaptiveAveragePooling, .add,
-                .concatenation, .dropout, .flatten, .subsampleAndPad:
-                break
-            }
             var statistics: String?
             if case .batchNormalization = node.layer { statistics = plan.usesBatchStatistics ? "batch" : "running" }
             let gradients = [plan.trainableParameters.isEmpty ? nil : "dW", plan.computesInputGradient ? "dx" : nil]
@@ -79,7 +74,8 @@ public struct ModelSummary: Sendable {
                 trainableCount: owned.filter { model.trainable.contains($0.name) }.reduce(0) {
                     $0 + $1.shape.elementCount
                 },
-                multiplyAccumulateCount: work, statistics: statistics,
+                multiplyAccumulateCount: graph.multiplyAccumulateCount(of: index, shapes: shapes),
+                statistics: statistics,
                 backward: gradients.compactMap { $0 }.joined(separator: ", "))
         }
         var layout = MemoryLayout(backend: try CPUBackend(threadCount: 1))
@@ -88,19 +84,23 @@ public struct ModelSummary: Sendable {
         var options = LoweringOptions(
             batch: batchSize, height: size, width: size, mode: .inference,
             input: .pixels(mean: model.preprocessing.mean, deviation: model.preprocessing.standardDeviation))
-        inferenceByteCount = try MemoryPlan(programs: [Program(graph, options)], layout: layout).totalByteCount
+        let inference = try MemoryPlan(programs: [Program(graph, options)], layout: layout)
+        inferenceByteCount = inference.totalByteCount
+        leastInferenceByteCount = inference.leastByteCount
         guard !model.trainable.isEmpty else {
             trainingByteCount = nil
+            leastTrainingByteCount = nil
             return
         }
         options.mode = .training
         options.frozenStatistics = frozenStatistics
         options.optimizer = optimizer.rule
         options.cohorts = [model.parameterNames.filter(model.trainable.contains)]
-        trainingByteCount = try MemoryPlan(
+        let training = try MemoryPlan(
             programs: [Program(graph, options)], layout: layout,
-            options: MemoryPlan.Options(optimizerStateCount: optimizer.rule.stateCount)
-        ).totalByteCount
+            options: MemoryPlan.Options(optimizerStateCount: optimizer.rule.stateCount))
+        trainingByteCount = training.totalByteCount
+        leastTrainingByteCount = training.leastByteCount
     }
 
     private static func name(of layer: Layer) -> String {

@@ -36,15 +36,8 @@ package struct Frontier: Hashable, Sendable {
         var totalWork = 0
         for (index, node) in graph.nodes.enumerated() {
             var drops = false
-            var nodeWork = 0
-            switch node.layer {
-            case .dropout(let rate): drops = dropout && rate > 0
-            case .convolution(let layer): nodeWork = layer.geometry(shapes[node.inputs[0]]).multiplyAccumulateCount
-            case .linear(let input, let output): nodeWork = input * output
-            case .input, .batchNormalization, .relu, .maxPooling, .averagePooling, .adaptiveAveragePooling, .add,
-                .concatenation, .flatten, .subsampleAndPad:
-                break
-            }
+            if case .dropout(let rate) = node.layer { drops = dropout && rate > 0 }
+            let nodeWork = graph.multiplyAccumulateCount(of: index, shapes: shapes)
             let plan = analysis.nodes[index]
             let keeps =
                 plan.isPrefix && !plan.usesBatchStatistics && !drops && node.inputs.allSatisfy { isConstant[$0] }

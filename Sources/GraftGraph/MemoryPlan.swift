@@ -87,6 +87,9 @@ package struct MemoryPlan: Sendable {
     /// Bytes of all arenas.
     package var totalByteCount: Int { arenas.reduce(0) { $0 + $1.byteCount } }
 
+    /// Bytes that no placing of the same values at the same instructions could do without.
+    package var leastByteCount: Int { totalByteCount - byteCount(of: .transients) + transientLowerBound }
+
     /// Bytes of the arenas of one role.
     package func byteCount(of role: ArenaRole) -> Int {
         arenas.filter { $0.role == role }.reduce(0) { $0 + $1.byteCount }

@@ -98,6 +98,28 @@ import Testing
         #expect(layer.errors.contains("layer4"))
     }
 
+    @Test(arguments: ["infer", "train"]) func aProfileNamesEveryNodeAndTheDevicesLimits(_ mode: String) throws {
+        let arguments = [
+            "bench", "--model", "resnet20_cifar", "--mode", mode, "--batch-size", "2", "--repeats", "2", "--profile",
+            "--device", "cpu",
+        ]
+        let result = try Graft.run(arguments + ["--json"])
+        #expect(result.status == 0, "\(result.errors)")
+        let profile = try #require(try result.json["profile"] as? [String: Any])
+        #expect((profile["limit_gflops"] as? Double ?? 0) > 0)
+        #expect((profile["limit_gbytes_per_second"] as? Double ?? 0) > 0)
+        let nodes = try #require(profile["nodes"] as? [[String: Any]])
+        #expect(
+            nodes.contains { $0["node"] as? String == "layer3.2.relu_1" || $0["node"] as? String == "layer3.2.conv2" })
+        #expect(nodes.allSatisfy { ($0["ms"] as? Double ?? -1) >= 0 && $0["share_of_limit"] is Double })
+        let least = try #require(try result.json["device_bytes_least"] as? Int)
+        let used = try #require(try result.json["device_bytes"] as? Int)
+        #expect(least > 0 && least <= used)
+        let text = try Graft.run(arguments)
+        #expect(text.output.contains("of limit") && text.output.contains("limits measured on this device"))
+        #expect(text.output.split(separator: "\n").allSatisfy { $0.count <= 120 })
+    }
+
     @Test(arguments: ["infer", "train"]) func benchPrintsTheKeysOfThePeers(_ mode: String) throws {
         let result = try Graft.run([
             "bench", "--model", "resnet20_cifar", "--mode", mode, "--batch-size", "2", "--repeats", "3", "--device",

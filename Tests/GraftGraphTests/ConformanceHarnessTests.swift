@@ -24,8 +24,6 @@ struct ConformanceHarnessTests {
         let results = ConformanceHarness().runAll(on: ReferenceBackend())
         #expect(results.count == ConformanceCases.all.count)
         for result in results where !result.passed { Issue.record("\(result.name): \(result.message)") }
-        let slowest = results.max { $0.seconds < $1.seconds }
-        #expect((slowest?.seconds ?? 0) < 20, "\(slowest?.name ?? "") is slow")
     }
 
     @Test("each fault is found", arguments: ReferenceBackend.Fault.allCases)

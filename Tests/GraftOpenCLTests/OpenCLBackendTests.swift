@@ -86,7 +86,7 @@
                     #expect(result.floats == expected)
                 }
                 let seconds = try prepared.profile(StepConstants(dropoutKey: 3))
-                #expect(seconds.count == 2 && seconds.allSatisfy { $0 > 0 && $0 < 10 })
+                #expect(seconds.count == 2 && seconds.allSatisfy { $0 > 0 })
                 // Two sets of definitions of one file.
                 #expect(backend.builtProgramCounts.compiled == 2)
             }

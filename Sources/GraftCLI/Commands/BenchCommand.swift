@@ -13,6 +13,9 @@ enum BenchCommand {
         "image-size", .wholeNumber("S", atLeast: 1, atMost: 65_536), shownAs: "the architecture's", example: "224",
         help: "Side of the input.")
 
+    static let profile = Argument.flag(
+        "profile", help: "Time of every node, its rates, and their share of what the device reaches at best.")
+
     static let command = Command(
         name: "bench",
         summary: "Time a network with random weights and inputs: milliseconds per image.",
@@ -20,9 +23,11 @@ enum BenchCommand {
         examples: [
             "graft bench --model resnet18 --mode infer --batch-size 8 --json",
             "graft bench --model resnet18 --mode train --trainable layer3,fc --device opencl",
+            "graft bench --model resnet18 --mode infer --batch-size 8 --profile",
         ],
         groups: [
-            ArgumentGroup("What", [Shared.model, mode, trainable, TrainableSet.frozenStatistics, imageSize, repeats]),
+            ArgumentGroup(
+                "What", [Shared.model, mode, trainable, TrainableSet.frozenStatistics, imageSize, repeats, profile]),
             Shared.runGroup(seeded: true),
             Shared.outputGroup,
         ],
@@ -52,7 +57,7 @@ enum BenchCommand {
         let batchSize = values[Shared.batchSize]
         let result = try Benchmark.run(
             network, mode: mode, batchSize: batchSize, repeats: values[repeats], device: NetworkRequest.device(values),
-            frozenStatistics: NetworkRequest.frozenStatistics(values))
+            frozenStatistics: NetworkRequest.frozenStatistics(values), profiles: values[profile])
         if let warning = result.deviceNotes.warning { Console.warning(warning) }
         let size = network.preprocessing.imageSize
         if values[Shared.json] {
@@ -70,8 +75,9 @@ enum BenchCommand {
                 ("ms_per_image_median", .number(rounded(result.median))), ("precision", "f32"),
                 ("version", .string(graftVersion)), ("device", .string(result.device.selector)),
                 ("cpu", .string(result.device.name)), ("kernels", .string(result.device.kernelClass)),
-                ("device_bytes", .integer(result.byteCount)),
+                ("device_bytes", .integer(result.byteCount)), ("device_bytes_least", .integer(result.leastByteCount)),
             ]
+            if let profile = result.profile { entries.append(("profile", json(profile))) }
             try Console.result(JSON.object(entries).compact + "\n")
             return
         }
@@ -79,11 +85,69 @@ enum BenchCommand {
         try Console.result(
             """
             \(architecture.name), \(what), batch \(batchSize) of 3×\(size)×\(size), \(values[repeats]) runs
-            device: \(NetworkRequest.text(of: result.device)), \(formatBytes(result.byteCount)) used
+            device: \(NetworkRequest.text(of: result.device)), \(formatBytes(result.byteCount)) used, at least \
+            \(formatBytes(result.leastByteCount)) needed
             minimum \(fixed(result.minimum, 3)) ms per image, median \(fixed(result.median, 3)) ms per image \
             (\(fixed(1000 / result.median, 1)) images/s)
 
-            """)
+            """ + (result.profile.map(text) ?? ""))
+    }
+
+    // MARK: Profile
+
+    private static func text(_ profile: Benchmark.Profile) -> String {
+        var table = Table([
+            .init(title: "node", isFlexible: true), .init(title: "operation"), .init(title: "shape", isFlexible: true),
+            .init(title: "ms", alignment: .right), .init(title: "GF/s", alignment: .right),
+            .init(title: "GB/s", alignment: .right), .init(title: "of limit", alignment: .right),
+        ])
+        var total = 0.0
+        for instruction in profile.instructions {
+            total += instruction.seconds
+            table.rows.append([
+                instruction.node, shortName(instruction.primitive), instruction.shape,
+                fixed(instruction.seconds * 1e3, 3),
+                instruction.operationCount == 0
+                    ? "" : fixed(Double(instruction.operationCount) / instruction.seconds * 1e-9, 1),
+                fixed(Double(instruction.byteCount) / instruction.seconds * 1e-9, 1),
+                percent(instruction.share(of: profile.rates)),
+            ])
+        }
+        let rates = profile.rates
+        return "\n" + table.text() + """
+
+            \(fixed(total * 1e3, 3)) ms in all, one node at a time, median of the runs
+            limits measured on this device: \(fixed(rates.operationsPerSecond * 1e-9, 1)) GF/s (a 1×1 convolution in \
+            the caches), \(fixed(rates.bytesPerSecond * 1e-9, 1)) GB/s (a pass over memory)
+            Winograd's convolutions are counted as direct ones and can be above the limit.
+
+            """
+    }
+
+    private static func json(_ profile: Benchmark.Profile) -> JSON {
+        [
+            "limit_gflops": .number(rounded(profile.rates.operationsPerSecond * 1e-9)),
+            "limit_gbytes_per_second": .number(rounded(profile.rates.bytesPerSecond * 1e-9)),
+            "nodes": .array(
+                profile.instructions.map { instruction in
+                    [
+                        "node": .string(instruction.node), "primitive": .string(instruction.primitive),
+                        "shape": .string(instruction.shape), "ms": .number(rounded(instruction.seconds * 1e3)),
+                        "gflops": .number(
+                            rounded(Double(instruction.operationCount) / max(instruction.seconds, 1e-9) * 1e-9)),
+                        "gbytes_per_second": .number(
+                            rounded(Double(instruction.byteCount) / max(instruction.seconds, 1e-9) * 1e-9)),
+                        "share_of_limit": .number(rounded(instruction.share(of: profile.rates))),
+                    ]
+                }),
+        ]
+    }
+
+    /// A primitive's name in a narrow column.
+    private static func shortName(_ primitive: String) -> String {
+        primitive.replacing("WeightGradient", with: " dW").replacing("InputGradient", with: " dx")
+            .replacing("Gradient", with: " dx").replacing("convolution", with: "conv")
+            .replacing("batchNormalization", with: "norm ").replacing("Winograd", with: "W")
     }
 
     private static func rounded(_ value: Double) -> Double { (value * 10000).rounded() / 10000 }

@@ -58,12 +58,14 @@ enum SummaryCommand {
         }
         let size = network.preprocessing.imageSize
         let training = summary.trainingByteCount.map { ", training \(formatBytes($0))" } ?? ", nothing is trainable"
+        let leastTraining = summary.leastTrainingByteCount.map { ", training \(formatBytes($0))" } ?? ""
         return table.text() + """
 
             \(network.architecture.name), \(network.classCount) classes, input 3×\(size)×\(size), head \(network.architecture.headName)
             parameters: \(grouped(summary.parameterCount)), of these trainable: \(grouped(summary.trainableCount))
             work of a forward pass: \(fixed(Double(summary.multiplyAccumulateCount) / Double(batchSize) / 1e9, 3)) GMACs an image
             memory on a CPU device at batch \(batchSize): inference \(formatBytes(summary.inferenceByteCount))\(training)
+            no placing could do with less than: inference \(formatBytes(summary.leastInferenceByteCount))\(leastTraining)
 
             """
     }
@@ -89,6 +91,8 @@ enum SummaryCommand {
             "parameters": .integer(summary.parameterCount), "trainable_parameters": .integer(summary.trainableCount),
             "macs": .integer(summary.multiplyAccumulateCount),
             "inference_bytes": .integer(summary.inferenceByteCount),
+            "inference_bytes_least": .integer(summary.leastInferenceByteCount),
+            "training_bytes_least": summary.leastTrainingByteCount.map { .integer($0) } ?? .null,
             "training_bytes": summary.trainingByteCount.map { .integer($0) } ?? .null, "nodes": .array(nodes),
         ]
     }
