@@ -191,6 +191,8 @@ struct InstructionBinding {
             try bindBatchNormalizationTraining(shape, epsilon: epsilon, momentum: momentum, epilogue)
         case .batchNormalizationInference(let shape, let epsilon, let epilogue):
             try bindBatchNormalizationInference(shape, epsilon: epsilon, epilogue)
+        case .batchNormalizationReplay(let shape, let epilogue):
+            try bindBatchNormalizationReplay(shape, epilogue)
         case .batchNormalizationTrainingGradient(let shape): try bindBatchNormalizationTrainingGradient(shape)
         case .batchNormalizationInferenceGradient(let shape, let epsilon):
             try bindBatchNormalizationInferenceGradient(shape, epsilon: epsilon)

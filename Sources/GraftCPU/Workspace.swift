@@ -16,7 +16,8 @@ extension Primitive {
         case .batchNormalizationTraining(let shape, _, _, _): shape.blocks * PlaneChunks(shape).count * 48
         case .batchNormalizationTrainingGradient(let shape): shape.blocks * PlaneChunks(shape).count * 32
         case .softmaxCrossEntropy(let batch, _, _): batch * 4
-        case .imageNormalization, .batchNormalizationInference, .batchNormalizationInferenceGradient, .relu,
+        case .imageNormalization, .batchNormalizationInference, .batchNormalizationReplay,
+            .batchNormalizationInferenceGradient, .relu,
             .reluGradient, .maxPooling, .maxPoolingGradient, .averagePooling,
             .averagePoolingGradient, .adaptiveAveragePooling, .adaptiveAveragePoolingGradient, .add, .concatenation,
             .channelSlice, .dropout, .flatten, .flattenGradient, .subsampleAndPad, .subsampleAndPadGradient,

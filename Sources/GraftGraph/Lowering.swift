@@ -91,6 +91,10 @@ private struct Lowering {
     var parameterValues: [String: ValueID] = [:]
     /// What backward needs of a group's forward instruction, by head.
     var saved: [Int: [ValueID]] = [:]
+    /// Forward values that the backward pass makes again rather than keeps, by node: what makes them.
+    var replays: [Int: (primitive: Primitive, inputs: [ValueID])] = [:]
+    /// Those that were made again.
+    var replayed: [Int: ValueID] = [:]
     var dropoutCount: UInt32 = 0
     var gradientOf: [Int: ValueID] = [:]
 
@@ -297,7 +301,9 @@ private struct Lowering {
                     .pixels(batch: shape.batch, height: shape.height, width: shape.width), .input, "pixels")
                 program.inputs["pixels"] = pixels
                 let output = newValue(of: index)
-                append(.imageNormalization(shape, mean: mean, deviation: deviation), [pixels], [output])
+                let primitive = Primitive.imageNormalization(shape, mean: mean, deviation: deviation)
+                append(primitive, [pixels], [output])
+                replays[index] = (primitive, [pixels])
                 valueOf[index] = output
             }
         case .convolution, .linear:
@@ -345,6 +351,12 @@ private struct Lowering {
                     .batchNormalizationTraining(shape, epsilon: epsilon, momentum: momentum, epilogue), inputs,
                     [output, mean, inverseDeviation] + statistics)
                 saved[index] = [mean, inverseDeviation]
+                // The gradient needs x in any case. A residual would have to be kept for this alone.
+                if group.residual == nil {
+                    replays[group.output] = (
+                        .batchNormalizationReplay(shape, epilogue), Array(inputs.prefix(3)) + [mean, inverseDeviation]
+                    )
+                }
             }
             valueOf[group.output] = output
         case .relu:
@@ -469,6 +481,17 @@ private struct Lowering {
         gradientOf[node] = sum
     }
 
+    /// A forward value as the backward pass reads it. One that is an element-wise function of what is kept anyway is made
+    /// again where it is first needed: a pass over memory for two activations fewer at the peak.
+    private mutating func backwardValue(_ node: Int) -> ValueID {
+        guard let replay = replays[node] else { return value(node) }
+        if let made = replayed[node] { return made }
+        let again = program.add(.activation(shapes[node]), .transient, "\(graph.nodes[node].name) again")
+        program.append(replay.primitive, replay.inputs, [again], node: graph.nodes[node].name)
+        replayed[node] = again
+        return again
+    }
+
     private mutating func parameterGradient(_ name: String, _ kind: ValueKind) -> ValueID {
         cohortOf[name] == nil
             ? program.add(kind, .transient, "d \(name)") : program.add(kind, .gradient(parameterKey: name), "d \(name)")
@@ -486,7 +509,7 @@ private struct Lowering {
         }
         if group.relu != nil {
             let masked = newGradient(of: group.output)
-            append(.reluGradient(shapes[group.output]), [gradient, value(group.output)], [masked])
+            append(.reluGradient(shapes[group.output]), [gradient, backwardValue(group.output)], [masked])
             gradient = masked
         }
         if let residual = group.residual { contribute(gradient, to: residual) }
@@ -505,7 +528,8 @@ private struct Lowering {
             }
             if trainable.contains("\(node.module).weight") {
                 let target = parameterGradient("\(node.module).weight", .weight(geometry.weight))
-                append(.convolutionWeightGradient(geometry), [value(input), gradient], [target])
+                let source = backwardValue(input)
+                append(.convolutionWeightGradient(geometry), [source, gradient], [target])
             }
             if needsInputGradient {
                 let target = newGradient(of: input)
@@ -527,9 +551,10 @@ private struct Lowering {
                     .batchNormalizationInferenceGradient(shape, epsilon: epsilon), [gradient, gamma, variance], [target]
                 )
             } else {
+                let source = backwardValue(input)
                 append(
                     .batchNormalizationTrainingGradient(shape),
-                    [value(input), gradient, gamma] + (saved[index] ?? []),
+                    [source, gradient, gamma] + (saved[index] ?? []),
                     [
                         target, parameterGradient("\(node.module).weight", vector),
                         parameterGradient("\(node.module).bias", vector),
@@ -538,7 +563,8 @@ private struct Lowering {
             contribute(target, to: input)
         case .relu:
             let target = newGradient(of: input)
-            append(.reluGradient(shape), [gradient, value(index)], [target])
+            let result = backwardValue(index)
+            append(.reluGradient(shape), [gradient, result], [target])
             contribute(target, to: input)
         case .maxPooling:
             let target = newGradient(of: input)

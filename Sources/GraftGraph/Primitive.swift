@@ -58,6 +58,9 @@ package enum Primitive: Hashable, Sendable {
     case batchNormalizationTraining(ActivationShape, epsilon: Float, momentum: Float, Epilogue)
     /// `x, gamma v, beta v, runningMean v, runningVariance v, [residual a] → y`.
     case batchNormalizationInference(ActivationShape, epsilon: Float, Epilogue)
+    /// `x, gamma v, beta v, mean v, inverseDeviation v, [residual a] → y`: once more what ``batchNormalizationTraining``
+    /// made of x with these statistics, bit for bit, so that a training step need not keep y for its backward pass.
+    case batchNormalizationReplay(ActivationShape, Epilogue)
     /// `x, dy, gamma v, mean v, inverseDeviation v → dx, dgamma v, dbeta v` (dy is the gradient before the epilogue).
     case batchNormalizationTrainingGradient(ActivationShape)
     /// `dy, gamma v, runningVariance v → dx`: parameters frozen, running statistics.
@@ -113,7 +116,8 @@ extension Primitive {
     package enum Kind: String, CaseIterable, Sendable {
         case imageNormalization, convolution, convolutionInputGradient, convolutionWeightGradient, channelSum
         case batchNormalizationTraining, batchNormalizationInference, batchNormalizationTrainingGradient
-        case batchNormalizationInferenceGradient, relu, reluGradient, maxPooling, maxPoolingGradient, averagePooling
+        case batchNormalizationReplay, batchNormalizationInferenceGradient, relu, reluGradient, maxPooling,
+            maxPoolingGradient, averagePooling
         case averagePoolingGradient, adaptiveAveragePooling, adaptiveAveragePoolingGradient, add, concatenation
         case channelSlice, dropout, flatten, flattenGradient, subsampleAndPad, subsampleAndPadGradient
         case softmaxCrossEntropy, optimizerUpdate
@@ -129,6 +133,7 @@ extension Primitive {
         case .channelSum: .channelSum
         case .batchNormalizationTraining: .batchNormalizationTraining
         case .batchNormalizationInference: .batchNormalizationInference
+        case .batchNormalizationReplay: .batchNormalizationReplay
         case .batchNormalizationTrainingGradient: .batchNormalizationTrainingGradient
         case .batchNormalizationInferenceGradient: .batchNormalizationInferenceGradient
         case .relu: .relu
@@ -159,8 +164,9 @@ extension Primitive {
         case .reluGradient: [0]
         case .add: [0, 1]
         case .imageNormalization, .convolution, .convolutionInputGradient, .convolutionWeightGradient, .channelSum,
-            .batchNormalizationTraining, .batchNormalizationInference, .batchNormalizationTrainingGradient,
-            .batchNormalizationInferenceGradient, .maxPooling, .maxPoolingGradient, .averagePooling,
+            .batchNormalizationTraining, .batchNormalizationInference, .batchNormalizationReplay,
+            .batchNormalizationTrainingGradient, .batchNormalizationInferenceGradient, .maxPooling, .maxPoolingGradient,
+            .averagePooling,
             .averagePoolingGradient, .adaptiveAveragePooling, .adaptiveAveragePoolingGradient, .concatenation,
             .channelSlice, .flatten, .flattenGradient, .subsampleAndPad, .subsampleAndPadGradient,
             .softmaxCrossEntropy, .optimizerUpdate:

@@ -30,7 +30,8 @@ extension Primitive {
             .convolutionWeightGradient(let geometry):
             geometry
         case .imageNormalization, .channelSum, .batchNormalizationTraining, .batchNormalizationInference,
-            .batchNormalizationTrainingGradient, .batchNormalizationInferenceGradient, .relu, .reluGradient,
+            .batchNormalizationReplay, .batchNormalizationTrainingGradient, .batchNormalizationInferenceGradient, .relu,
+            .reluGradient,
             .maxPooling, .maxPoolingGradient, .averagePooling, .averagePoolingGradient, .adaptiveAveragePooling,
             .adaptiveAveragePoolingGradient, .add, .concatenation, .channelSlice, .dropout, .flatten,
             .flattenGradient, .subsampleAndPad, .subsampleAndPadGradient, .softmaxCrossEntropy, .optimizerUpdate:
@@ -81,7 +82,8 @@ extension Primitive {
             "\(g.input) \(g.kernelHeight)×\(g.kernelWidth) /\(g.strideHeight)"
         case .imageNormalization(let shape, _, _), .channelSum(let shape),
             .batchNormalizationTraining(let shape, _, _, _), .batchNormalizationInference(let shape, _, _),
-            .batchNormalizationTrainingGradient(let shape), .batchNormalizationInferenceGradient(let shape, _),
+            .batchNormalizationReplay(let shape, _), .batchNormalizationTrainingGradient(let shape),
+            .batchNormalizationInferenceGradient(let shape, _),
             .relu(let shape), .reluGradient(let shape), .adaptiveAveragePooling(let shape, _, _),
             .adaptiveAveragePoolingGradient(let shape, _, _), .add(let shape, _), .concatenation(let shape, _),
             .channelSlice(let shape, _, _), .dropout(let shape, _, _), .flatten(let shape),

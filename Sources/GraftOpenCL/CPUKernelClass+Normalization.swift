@@ -46,13 +46,28 @@
                     + integers(segments.pixels, segments.segmentPixels, segments.count, shape.channels)
                     + [.float32(epsilon), .float32(momentum)],
                 global: segments.vectorBlocks)
+            normalize(shape, epilogue, statistics: [.output(1), .output(2)], to: &plan)
+            return plan
+        }
+
+        func batchNormalizationReplay(_ shape: ActivationShape, _ epilogue: Epilogue) -> LaunchPlan {
+            var plan = LaunchPlan()
+            normalize(shape, epilogue, statistics: [.input(3), .input(4)], to: &plan)
+            return plan
+        }
+
+        /// y from x, gamma, beta and `[mean, 1/deviation]`.
+        private func normalize(
+            _ shape: ActivationShape, _ epilogue: Epilogue, statistics: [KernelArgument], to plan: inout LaunchPlan
+        ) {
+            let segments = Segments(shape)
+            // The last argument is for running variances only.
             plan.launch(
                 Self.file, "normalize_blocks", definitions(epilogue, isTraining: true),
-                [.input(0), .input(1), .input(2), .output(1), .output(2)] + (epilogue.residual ? [.input(5)] : [])
+                [.input(0), .input(1), .input(2)] + statistics + (epilogue.residual ? [.input(5)] : [])
                     + [.output(0)] + integers(segments.pixels, segments.segmentPixels, shape.channels)
-                    + [.float32(epsilon)],
+                    + [.float32(0)],
                 global: segments.count, segments.blocks)
-            return plan
         }
 
         func batchNormalizationInference(

@@ -69,6 +69,9 @@
             case .batchNormalizationInference(let shape, let epsilon, let epilogue):
                 try checked(shape, primitive)
                 return batchNormalizationInference(shape, epsilon, epilogue)
+            case .batchNormalizationReplay(let shape, let epilogue):
+                try checked(shape, primitive)
+                return batchNormalizationReplay(shape, epilogue)
             case .batchNormalizationTrainingGradient(let shape):
                 try checked(shape, primitive)
                 return batchNormalizationTrainingGradient(shape)

@@ -105,7 +105,8 @@
             case .batchNormalizationTraining(let shape, _, _, _), .batchNormalizationTrainingGradient(let shape):
                 8 * shape.channels * chunks(shape)
             case .softmaxCrossEntropy(let batch, _, _): 8 * batch
-            case .imageNormalization, .batchNormalizationInference, .batchNormalizationInferenceGradient, .relu,
+            case .imageNormalization, .batchNormalizationInference, .batchNormalizationReplay,
+                .batchNormalizationInferenceGradient, .relu,
                 .reluGradient, .maxPooling, .maxPoolingGradient, .averagePooling, .averagePoolingGradient,
                 .adaptiveAveragePooling, .adaptiveAveragePoolingGradient, .add, .concatenation, .channelSlice, .dropout,
                 .flatten, .flattenGradient, .subsampleAndPad, .subsampleAndPadGradient, .optimizerUpdate:
@@ -128,6 +129,8 @@
                 return batchNormalizationTraining(shape, epsilon: epsilon, momentum: momentum, epilogue)
             case .batchNormalizationInference(let shape, let epsilon, let epilogue):
                 return batchNormalizationInference(shape, epsilon: epsilon, epilogue)
+            case .batchNormalizationReplay(let shape, let epilogue):
+                return [normalizeByBatch(shape, epilogue, statistics: [.input(3), .input(4)])]
             case .batchNormalizationTrainingGradient(let shape): return batchNormalizationTrainingGradient(shape)
             case .batchNormalizationInferenceGradient(let shape, let epsilon):
                 return batchNormalizationInferenceGradient(shape, epsilon: epsilon)
@@ -212,7 +215,8 @@
                     geometry.input.elementCount, geometry.output.elementCount, geometry.weight.elementCount)
             case .imageNormalization(let shape, _, _), .channelSum(let shape),
                 .batchNormalizationTraining(let shape, _, _, _), .batchNormalizationInference(let shape, _, _),
-                .batchNormalizationTrainingGradient(let shape), .batchNormalizationInferenceGradient(let shape, _),
+                .batchNormalizationReplay(let shape, _), .batchNormalizationTrainingGradient(let shape),
+                .batchNormalizationInferenceGradient(let shape, _),
                 .relu(let shape), .reluGradient(let shape), .add(let shape, _), .concatenation(let shape, _),
                 .channelSlice(let shape, _, _), .dropout(let shape, _, _), .flatten(let shape),
                 .flattenGradient(let shape):

@@ -79,13 +79,18 @@
                         .integer(shape.batch * shape.pixelCount), .integer(chunks(shape)), .float32(epsilon),
                         .float32(momentum),
                     ]),
-                channelwise(
-                    "normalize_by_batch", shape,
-                    [
-                        .input(0), .input(1), .input(2), .output(1), .output(2),
-                        .input(epilogue.residual ? 5 : 0), .output(0),
-                    ], epilogue),
+                normalizeByBatch(shape, epilogue, statistics: [.output(1), .output(2)]),
             ]
+        }
+
+        /// y from x, gamma, beta and `[mean, 1/deviation]`.
+        func normalizeByBatch(
+            _ shape: ActivationShape, _ epilogue: Epilogue, statistics: [KernelArgument]
+        ) -> KernelLaunch {
+            channelwise(
+                "normalize_by_batch", shape,
+                [.input(0), .input(1), .input(2)] + statistics + [.input(epilogue.residual ? 5 : 0), .output(0)],
+                epilogue)
         }
 
         func batchNormalizationInference(

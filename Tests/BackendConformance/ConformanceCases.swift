@@ -280,6 +280,7 @@ package enum ConformanceCases {
         add(.convolutionWeightGradient(linear), [17, 2])
         add(.batchNormalizationTraining(s, epsilon: 1e-5, momentum: 0.1, .none), fills: positive)
         add(.batchNormalizationInference(s, epsilon: 1e-5, Epilogue(relu: true)), fills: positive)
+        add(.batchNormalizationReplay(s, Epilogue(relu: true)), fills: positive)
         add(.batchNormalizationTrainingGradient(s), fills: positive)
         add(.maxPooling(pool, indices: true))
         add(.maxPoolingGradient(pool), fills: [1: .maximumIndices(pool)])

@@ -26,6 +26,9 @@ extension ConformanceCases {
                     "batchNormalizationInference.\(name).\(tag)",
                     .batchNormalizationInference(s, epsilon: 1e-5, epilogue), fills: [4: variance],
                     quick: quick && tag != "residual"),
+                ConformanceCase(
+                    "batchNormalizationReplay.\(name).\(tag)", .batchNormalizationReplay(s, epilogue),
+                    fills: [4: variance], quick: quick && tag != "plain"),
             ]
         }
         // Far from zero E[x²] − E[x]² has no correct digit left: the mean is 10⁴ deviations.

@@ -48,6 +48,9 @@ extension Primitive {
         case .batchNormalizationInference(let s, _, let epilogue):
             Operands(
                 [.activation(s)] + vectors(4, s) + (epilogue.residual ? [.activation(s)] : []), [.activation(s)])
+        case .batchNormalizationReplay(let s, let epilogue):
+            Operands(
+                [.activation(s)] + vectors(4, s) + (epilogue.residual ? [.activation(s)] : []), [.activation(s)])
         case .batchNormalizationTrainingGradient(let s):
             Operands(
                 [.activation(s), .activation(s)] + vectors(3, s), [.activation(s)] + vectors(2, s),
@@ -125,6 +128,7 @@ extension Primitive {
             return .batchNormalizationTraining(sized(s), epsilon: epsilon, momentum: momentum, epilogue)
         case .batchNormalizationInference(let s, let epsilon, let epilogue):
             return .batchNormalizationInference(sized(s), epsilon: epsilon, epilogue)
+        case .batchNormalizationReplay(let s, let epilogue): return .batchNormalizationReplay(sized(s), epilogue)
         case .batchNormalizationTrainingGradient(let s): return .batchNormalizationTrainingGradient(sized(s))
         case .batchNormalizationInferenceGradient(let s, let epsilon):
             return .batchNormalizationInferenceGradient(sized(s), epsilon: epsilon)

@@ -69,6 +69,7 @@ package enum ReferenceExecutor {
             return batchNormalizationTraining(s, Double(epsilon), Double(momentum), epilogue, inputs)
         case .batchNormalizationInference(let s, let epsilon, let epilogue):
             return [batchNormalizationInference(s, Double(epsilon), epilogue, inputs)]
+        case .batchNormalizationReplay(let s, let epilogue): return [batchNormalizationReplay(s, epilogue, inputs)]
         case .batchNormalizationTrainingGradient(let s): return batchNormalizationTrainingGradient(s, inputs)
         case .batchNormalizationInferenceGradient(let s, let epsilon):
             return [batchNormalizationInferenceGradient(s, Double(epsilon), inputs)]

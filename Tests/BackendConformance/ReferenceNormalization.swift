@@ -60,10 +60,22 @@ extension ReferenceExecutor {
     static func batchNormalizationInference(
         _ s: ActivationShape, _ epsilon: Double, _ epilogue: Epilogue, _ inputs: [[Double]]
     ) -> ReferenceOutput {
+        normalized(s, epilogue, inputs) { inputs[1][$0] / (inputs[4][$0] + epsilon).squareRoot() }
+    }
+
+    static func batchNormalizationReplay(
+        _ s: ActivationShape, _ epilogue: Epilogue, _ inputs: [[Double]]
+    ) -> ReferenceOutput {
+        normalized(s, epilogue, inputs) { inputs[1][$0] * inputs[4][$0] }
+    }
+
+    private static func normalized(
+        _ s: ActivationShape, _ epilogue: Epilogue, _ inputs: [[Double]], scale: (Int) -> Double
+    ) -> ReferenceOutput {
         var y = ReferenceOutput(count: s.elementCount)
         for c in 0..<s.channels {
             let mean = inputs[3][c]
-            let scale = inputs[1][c] / (inputs[4][c] + epsilon).squareRoot()
+            let scale = scale(c)
             forEachIndex(of: c, s) { index in
                 let x = inputs[0][index]
                 let residual = epilogue.residual ? inputs[5][index] : 0

@@ -146,6 +146,40 @@ extension Program {
         }
     }
 
+    @Test func theBackwardPassMakesAgainWhatItNeedNotKeep() throws {
+        let program = try program(
+            residualGraph(), mode: .training, trainable: ["conv1", "bn1", "layer1", "layer2", "fc"])
+        #expect(program.count(.batchNormalizationReplay) > 0)
+        let loss = try #require(program.instructions.firstIndex { $0.primitive.kind == .softmaxCrossEntropy })
+        var kept: [ValueID] = []
+        for instruction in program.instructions[..<loss] {
+            if case .batchNormalizationTraining(_, _, _, let epilogue) = instruction.primitive, !epilogue.residual {
+                kept.append(instruction.outputs[0])
+            }
+        }
+        for instruction in program.instructions[loss...] {
+            #expect(Set(kept).isDisjoint(with: instruction.inputs), "\(instruction.node) reads a kept output")
+            guard case .batchNormalizationReplay(let shape, let epilogue) = instruction.primitive else { continue }
+            // The same operands as forward, apart from the statistics, which are those that forward saved.
+            let forward = program.instructions[..<loss].contains { earlier in
+                guard case .batchNormalizationTraining(shape, _, _, epilogue) = earlier.primitive else { return false }
+                return Array(earlier.inputs.prefix(3)) + Array(earlier.outputs[1...2]) == instruction.inputs
+            }
+            #expect(forward)
+        }
+    }
+
+    @Test func pixelsAreKeptInPlaceOfTheImage() throws {
+        var options = LoweringOptions(
+            batch: 2, height: 16, width: 16, mode: .training,
+            input: .pixels(mean: [0, 0, 0], deviation: [1, 1, 1]))
+        options.cohorts = [["conv1.weight"]]
+        let program = try Program(residualGraph(), options)
+        #expect(program.count(.imageNormalization) == 2)
+        options.cohorts = [["fc.weight"]]
+        #expect(try Program(residualGraph(), options).count(.imageNormalization) == 1)
+    }
+
     @Test func operandShapesAgreeWithTheirPrimitives() throws {
         let program = try program(
             residualGraph(), mode: .training, trainable: ["conv1", "bn1", "layer1", "layer2", "fc"])
