@@ -180,7 +180,7 @@
                     KernelLaunch(
                         file: Self.file, kernel: "multiply", definitions: tile.definitions,
                         arguments: [transformed, v, m] + [input.channels, rows, pitch].map(KernelArgument.integer),
-                        globalSize: [groups * tile.itemCount, 36], localSize: [tile.itemCount, 1]))
+                        globalSize: [groups * tile.itemCount, 36, 1], localSize: [tile.itemCount, 1, 1]))
                 // An absent operand is replaced by one that is not read in its place.
                 plan.launches.append(
                     launch(

@@ -23,8 +23,8 @@
 
         package var itemCount: Int { rows / itemRows * (columns / itemColumns) }
 
-        /// `128×128×8, 8×8 per item`: rows, columns, depth.
-        package var text: String { "\(rows)×\(columns)×\(depth), \(itemRows)×\(itemColumns) per item" }
+        /// `128×128×8 by 8×8`: rows, columns and depth, then what an item does.
+        package var text: String { "\(rows)×\(columns)×\(depth) by \(itemRows)×\(itemColumns)" }
 
         var definitions: [KernelLaunch.Definition] {
             [

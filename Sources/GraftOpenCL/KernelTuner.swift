@@ -8,7 +8,7 @@
     package struct KernelTuner {
         /// A convolution of the usual networks that stands for a place of the table.
         package struct Shape: Sendable {
-            /// `64→64, 3×3, 56×56`.
+            /// `64→64 3×3 56×56`.
             package var name: String
             /// `forward`, `input gradient`, `weight gradient`, `forward, Winograd` or `weight gradient, Winograd`.
             package var pass: String
@@ -37,10 +37,19 @@
 
         package struct Report: Sendable {
             package var rows: [Row]
-            /// Shapes for which the time did not suffice.
+            /// Shapes for which the time or the device's memory did not suffice.
             package var skipped: [Shape]
             /// What is faster than the built-in table.
             package var tiles: [TilePlace: GEMMTile]
+            /// The places of the rows.
+            package var places: Set<TilePlace>
+
+            package init(rows: [Row], skipped: [Shape], tiles: [TilePlace: GEMMTile], places: Set<TilePlace>) {
+                self.rows = rows
+                self.skipped = skipped
+                self.tiles = tiles
+                self.places = places
+            }
         }
 
         /// Less is taken for noise.
@@ -109,10 +118,10 @@
 
         private static func shape(_ geometry: ConvolutionGeometry, _ pass: String, _ primitive: Primitive) -> Shape {
             let (input, output) = (geometry.input, geometry.output)
-            var name = "\(input.channels)→\(output.channels), \(geometry.kernelHeight)×\(geometry.kernelWidth)"
-            if geometry.strideHeight > 1 { name += " stride \(geometry.strideHeight)" }
-            if geometry.groups > 1 { name += ", \(geometry.groups) groups" }
-            name += ", \(input.height)×\(input.width), batch \(input.batch)"
+            var name = "\(input.channels)→\(output.channels) \(geometry.kernelHeight)×\(geometry.kernelWidth)"
+            if geometry.strideHeight > 1 { name += "/\(geometry.strideHeight)" }
+            if geometry.groups > 1 { name += " in \(geometry.groups)" }
+            name += " \(input.height)×\(input.width)"
             return Shape(name: name, pass: pass, primitive: primitive)
         }
 
@@ -127,7 +136,7 @@
         package func run(
             _ shapes: [Shape], seconds: Double, progress: (Row) -> Void = { _ in }
         ) throws(DeviceError) -> Report {
-            var report = Report(rows: [], skipped: [], tiles: [:])
+            var report = Report(rows: [], skipped: [], tiles: [:], places: [])
             let clock = ContinuousClock()
             let end = clock.now + .seconds(seconds)
             for (index, shape) in shapes.enumerated() {
@@ -136,7 +145,14 @@
                     report.skipped.append(shape)
                     continue
                 }
-                let row = try tune(shape, place, until: clock.now + rest / (shapes.count - index))
+                let row: Row
+                do throws(DeviceError) {
+                    row = try tune(shape, place, until: clock.now + rest / (shapes.count - index))
+                } catch .outOfMemory {
+                    report.skipped.append(shape)
+                    continue
+                }
+                report.places.insert(place)
                 if row.bestTile != row.defaultTile { report.tiles[place] = row.bestTile }
                 report.rows.append(row)
                 progress(row)
@@ -241,7 +257,9 @@
                 for (index, operand) in operands.enumerated() {
                     let shape = program[operand].kind.hostShape
                     let random = CounterRandom(seed: 0x7_0E5, UInt64(index))
-                    let values = (0..<shape.elementCount).map { Float(random.uniform($0)) - 0.5 }
+                    // A prime, so that no row repeats the one before.
+                    let some = (0..<65_537).map { Float(random.uniform($0)) - 0.5 }
+                    let values = (0..<shape.elementCount).map { some[$0 % some.count] }
                     try memory.write(HostTensor(shape, values), kind: program[operand].kind, to: slot(operand))
                 }
             }

@@ -62,6 +62,12 @@
             try Data("\(Self.title)\n\(key)\n\(digest)\n\(body)".utf8).write(to: file(key), options: .atomic)
         }
 
+        /// Stores what a tuner has found; of an earlier result the places that it did not reach are kept.
+        package func store(_ report: KernelTuner.Report, key: String) throws {
+            let kept = (load(key) ?? [:]).filter { !report.places.contains($0.key) }
+            try store(kept.merging(report.tiles) { $1 }, key: key)
+        }
+
         /// Where the file of a key lies.
         package func file(_ key: String) -> URL { folder.appending(path: key + ".tuning") }
 

@@ -1,4 +1,5 @@
 #if OpenCL
+    import BackendConformance
     import Foundation
     import GraftGraph
     import GraftOpenCL
@@ -77,6 +78,34 @@
                     let part = try convolution.output(backend, first: first, images: images)
                     let same = zip(part, together[(first * perImage)...]).allSatisfy { $0.bitPattern == $1.bitPattern }
                     #expect(same, "images \(first) ..< \(first + images) alone differ from those of a batch of 11")
+                }
+            }
+
+            /// Outputs large enough for a small tile that a group does all chunks of its sums itself, over whole taps and
+            /// over taps that a stride passes over.
+            @Test("long sums in one group agree with the reference")
+            func longSums() throws {
+                let standard = try OpenCLBackend(testDevice(), kernelClass: .gpu, options: .init(tuning: nil))
+                let kernels = try #require(standard.gpuKernels)
+                let forward = ConvolutionGeometry(
+                    input: ActivationShape(2, 150, 24, 24), outputChannels: 64, kernelHeight: 3, kernelWidth: 3,
+                    paddingHeight: 1, paddingWidth: 1)
+                let strided = ConvolutionGeometry(
+                    input: ActivationShape(2, 96, 20, 20), outputChannels: 60, kernelHeight: 3, kernelWidth: 3,
+                    strideHeight: 2, strideWidth: 2, paddingHeight: 1, paddingWidth: 1)
+                let tile = GEMMTile(rows: 16, columns: 16, depth: 8, itemRows: 4, itemColumns: 4)
+                for primitive in [
+                    Primitive.convolution(forward, Epilogue(bias: true)),
+                    .convolutionInputGradient(strided, addend: true),
+                ] {
+                    let place = try #require(kernels.place(of: primitive))
+                    let small = kernels.with(kernels.tiles.with(tile, at: place))
+                    let launch = try #require(try small.launches(for: primitive, cohortByteCount: 0).first)
+                    #expect(launch.definitions.contains(.init("FLUSH", 1)))
+                    let backend = try OpenCLBackend(testDevice(), kernels: small)
+                    let result = try ConformanceHarness().run(
+                        ConformanceCase("long", primitive, quick: true), on: backend)
+                    #expect(result.passed, "\(result.message)")
                 }
             }
 

@@ -27,6 +27,16 @@
             #expect(try FileManager.default.contentsOfDirectory(atPath: store.folder.path) == ["\(key).tuning"])
         }
 
+        @Test("a run that did not reach all keeps what an earlier one found")
+        func merging() throws {
+            let folder = try TemporaryFolder()
+            let store = TuningStore(folder: folder.url)
+            try store.store(tiles, key: key)
+            let (reached, rest) = (TilePlace(.forward, .many, .taps), TilePlace(.winograd, .rows64, .pointwise))
+            try store.store(KernelTuner.Report(rows: [], skipped: [], tiles: [:], places: [reached]), key: key)
+            #expect(store.load(key) == [rest: tiles[rest]].compactMapValues { $0 })
+        }
+
         @Test("a damaged, short, foreign or empty file counts as absent")
         func damage() throws {
             let folder = try TemporaryFolder()
