@@ -41,7 +41,7 @@
             package var skipped: [Shape]
             /// What is faster than the built-in table.
             package var tiles: [TilePlace: GEMMTile]
-            /// The places of the rows.
+            /// The places for which at least one candidate was tried.
             package var places: Set<TilePlace>
 
             package init(rows: [Row], skipped: [Shape], tiles: [TilePlace: GEMMTile], places: Set<TilePlace>) {
@@ -152,7 +152,7 @@
                     report.skipped.append(shape)
                     continue
                 }
-                report.places.insert(place)
+                if row.candidateCount > 0 { report.places.insert(place) }
                 if row.bestTile != row.defaultTile { report.tiles[place] = row.bestTile }
                 report.rows.append(row)
                 progress(row)
@@ -168,7 +168,11 @@
             _ shape: Shape, _ place: TilePlace, until end: ContinuousClock.Instant
         ) throws(DeviceError) -> Row {
             let table = TileTable(device: device)
-            let candidates = candidates.filter { $0 != table[place] && $0.isLegal(for: place, on: device) }
+            // What won before goes first: a short run must not lose it.
+            let earlier = backend.gpuKernels?.tiles.tuned[place]
+            let candidates = ([earlier].compactMap { $0 } + candidates.filter { $0 != earlier }).filter {
+                $0 != table[place] && $0.isLegal(for: place, on: device)
+            }
             let trial = try Trial(shape.primitive, backend, [table] + candidates.map { table.with($0, at: place) })
             let standard = try trial.prepare(table)
             let reference = try trial.output(of: standard)

@@ -182,6 +182,10 @@
                 for result in ConformanceHarness().runAll(on: tuned, cases: cases) {
                     #expect(result.passed, "\(result.name): \(result.message)")
                 }
+                // The next run begins with what won before.
+                let again = try #require(KernelTuner(tuned, candidates: []))
+                let rows = try again.run(Self.shapes, seconds: 3600).rows
+                #expect(rows.map(\.candidateCount) == [1, 1] && rows.allSatisfy { $0.rejectedCount == 0 })
                 // A damaged file is no file.
                 try Data("graft tuning 1\n".utf8).write(to: TuningStore(folder: folder.url).file(key))
                 #expect(try self.backend(folder).gpuKernels?.tiles.tuned == [:])
@@ -214,7 +218,7 @@
                 let tuner = try #require(KernelTuner(try backend(try TemporaryFolder())))
                 let report = try tuner.run(Self.shapes, seconds: 1e-3)
                 #expect(report.rows.count == 1 && report.skipped.count == 1)
-                #expect(report.rows.map(\.candidateCount) == [0] && report.tiles.isEmpty)
+                #expect(report.rows.map(\.candidateCount) == [0] && report.tiles.isEmpty && report.places.isEmpty)
             }
 
             @Test("other kernel classes have nothing to tune")
