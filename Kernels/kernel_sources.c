@@ -60,6 +60,12 @@ static const graft_kernel_source sources[] = {
     BEGIN("softmax_cross_entropy_gpu")
 #embed "cl/softmax_cross_entropy_gpu.cl" suffix(, 0)
     END,
+    BEGIN("winograd_gpu")
+#embed "cl/winograd_gpu.cl" suffix(, 0)
+    END,
+    BEGIN("winograd_weight_gradient_gpu")
+#embed "cl/winograd_weight_gradient_gpu.cl" suffix(, 0)
+    END,
 };
 
 size_t graft_kernel_source_count(void) { return sizeof(sources) / sizeof(sources[0]); }

@@ -19,18 +19,23 @@
 // convolution group, 2 = class * splitCount + split. Tiles of A and B are double-buffered in local memory, the next one
 // is fetched into registers while the present one is multiplied; one barrier per step.
 //
-// Order of summation: fixed by shape. SPLIT 1 writes partial sums [split][output] that `convolution_finish` adds in
-// order.
+// Order of summation: the reduction is cut in chunks of steps_per_chunk steps, terms are added in order within a chunk,
+// chunks in order after that. The host makes chunks by the shape of one image and of the weight alone, of whole taps or
+// of a multiple of 32 terms, so that neither the batch size nor a tile's extents change what is added to what.
+//   one chunk        neither SPLIT nor FLUSH
+//   FLUSH 1          a group does all chunks, one after the other, with a second set of accumulators
+//   SPLIT 1          a group does one chunk and writes it to partial[chunk][output]; `convolution_finish` adds them. The
+//                    same sums as with FLUSH, for outputs too small to fill the device.
 //
-// Tunables (default; legal values)
+// Tunables, chosen by the host for each kind of shape and device (default; legal values)
 //   BM, BN      64, 64   tile extents; multiples of TM, TN; BN divides the group's item count
 //   BK          16       reduction per step; 8, 16, 32; BM*BK and BN*BK multiples of the item count (times 4 where
 //                        vectors)
 //   TM, TN      4, 4     elements per item: 1, 2, 4, 8;  (BM/TM)*(BN/TN) <= 256
 //                        local memory: 8 * BK * (BM + BN + 8) bytes <= 32 KiB
-//   FLUSH       0        steps between additions into a second set of accumulators (long sums); 0: one set
 // Variants (default 0)
-//   GRADIENT, SPLIT, BIAS, RESIDUAL, RELU    as named; the last three in this order, with SPLIT by `convolution_finish`
+//   GRADIENT, SPLIT, FLUSH    as above
+//   BIAS, RESIDUAL, RELU      of the result, in this order; with SPLIT by `convolution_finish`
 //   POINTWISE   1x1, stride 1, no padding: source and output planes agree
 //   LINEAR      POINTWISE on a 1x1 plane: lanes run along k, not along j
 //   FLAT        k = (r, s, c) or (r, s, o) is cut in steps of BK across taps, for few channels per group (fewer than
@@ -136,7 +141,7 @@ void convolution(
     int output_channels, int output_height, int output_width,
     int reduction, int rows, int kernel_height, int kernel_width,
     int stride_height, int stride_width, int padding_height, int padding_width,
-    int dilation_height, int dilation_width, int steps_per_split, int split_count)
+    int dilation_height, int dilation_width, int steps_per_chunk, int split_count)
 {
     __local float tile_a[2 * BK * PITCH_A] __attribute__((aligned(16)));
     __local float tile_b[2 * BK * PITCH_B] __attribute__((aligned(16)));
@@ -211,9 +216,15 @@ void convolution(
     const int steps_per_tap = (extent + BK - 1) / BK;
     const int total_steps = steps_per_tap * taps;
 #endif
-    int step = split * steps_per_split;
+#if SPLIT
+    int step = split * steps_per_chunk;
+    const int end_step = min(step + steps_per_chunk, total_steps);
+#else
+    int step = 0;
+    const int end_step = total_steps;
+#endif
     // A tile behind the last column of a smaller class has nothing to do, but takes no early way out.
-    const int last_step = first_column < columns ? min(step + steps_per_split, total_steps) : step;
+    const int last_step = first_column < columns ? end_step : step;
 
 #if FLAT
     int k_start = step * BK;
@@ -230,7 +241,7 @@ void convolution(
     float sum[TM][TN] __attribute__((aligned(16)));
 #if FLUSH
     float total[TM][TN] __attribute__((aligned(16)));
-    int since_flush = 0;
+    int flush_step = steps_per_chunk;
 #endif
 #pragma unroll
     for (int i = 0; i < TM; i++) {
@@ -375,8 +386,9 @@ void convolution(
                 }
             }
 #if FLUSH
-            if (++since_flush == FLUSH) {
-                since_flush = 0;
+            // `step` is the one that comes next, taps that are passed over left out.
+            if (step >= flush_step) {
+                flush_step = (step / steps_per_chunk + 1) * steps_per_chunk;
 #pragma unroll
                 for (int i = 0; i < TM; i++) {
 #pragma unroll
@@ -506,7 +518,7 @@ void convolution(
     }
 }
 
-// Adds the partial sums of a split reduction in order, four interleaved chains, then the epilogue.
+// Adds the chunks of a split reduction in order, then the epilogue.
 // One work-item per element of `output[batch, channels, plane]`; partial[split][element].
 __kernel void convolution_finish(
     __global const float *restrict partial, __global const float *restrict bias,
@@ -515,13 +527,8 @@ __kernel void convolution_finish(
 {
     const int element = (int)get_global_id(0);
     if (element >= element_count) return;
-    float chain[4] = {0.0f, 0.0f, 0.0f, 0.0f};
-    int split = 0;
-    for (; split + 4 <= split_count; split += 4) {
-        for (int i = 0; i < 4; i++) chain[i] += partial[(size_t)(split + i) * element_count + element];
-    }
-    for (; split < split_count; split++) chain[0] += partial[(size_t)split * element_count + element];
-    float value = (chain[0] + chain[1]) + (chain[2] + chain[3]);
+    float value = 0.0f;
+    for (int split = 0; split < split_count; split++) value += partial[(size_t)split * element_count + element];
 #if BIAS
     value += bias[(element / plane) % channels];
 #endif

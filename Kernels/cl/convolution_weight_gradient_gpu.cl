@@ -11,11 +11,13 @@
 // channel.
 //
 // Order of summation: pixels in order within a split, in runs of FLUSH * BK pixels that are added in order; splits,
-// whose count the shape decides, in order by `weight_gradient_finish`. With SPLIT 0 there is one split, written to dw.
+// whose length the shape decides, in order by `weight_gradient_finish`. With SPLIT 0 there is one split, written to dw.
+// The host keeps FLUSH * BK and the length of a split the same for every tile.
 //
-// Tunables (default; legal values)
+// Tunables, chosen by the host for each kind of shape and device (default; legal values)
 //   BM, BN    64, 64   tile extents; multiples of TM, TN
-//   BK        16       pixels per step; 8, 16, 32; BM*BK and BN*BK multiples of the item count, BK divides it
+//   BK        16       pixels per step; 8, 16, 32; BM*BK and BN*BK multiples of the item count, BK divides
+//                      it
 //   TM, TN    4, 4     elements per item: 1, 2, 4, 8;  (BM/TM)*(BN/TN) <= 256
 //                      local memory: 8 * BK * (BM + BN + 8) + 12 * BN bytes <= 32 KiB
 //   FLUSH     32       steps between additions into the second set of accumulators; >= 1
@@ -23,6 +25,8 @@
 //   SPLIT       partial sums to a workspace [split][dw]
 //   POINTWISE   1x1, stride 1, no padding
 //   LINEAR      POINTWISE on a 1x1 plane: lanes run along rows and columns, which lie in a row there
+//   VECTOR_A    4 where the output's plane is a multiple of 4 pixels and not LINEAR, else 1 (default 1)
+//   VECTOR_B    the same for x, which must be POINTWISE besides
 
 #ifndef BM
 #define BM 64
@@ -51,12 +55,21 @@
 #ifndef LINEAR
 #define LINEAR 0
 #endif
+#ifndef VECTOR_A
+#define VECTOR_A 1
+#endif
+#ifndef VECTOR_B
+#define VECTOR_B 1
+#endif
 
 #define ITEMS ((BM / TM) * (BN / TN))
 #define PITCH_A (BM + 4)
 #define PITCH_B (BN + 4)
-#define FETCHES_A (BM * BK / ITEMS)
-#define FETCHES_B (BN * BK / ITEMS)
+#define FETCHES_A (BM * BK / VECTOR_A / ITEMS)
+#define FETCHES_B (BN * BK / VECTOR_B / ITEMS)
+// Lanes along pixels, before rows or columns.
+#define LANES_A (BK / VECTOR_A)
+#define LANES_B (BK / VECTOR_B)
 
 #if TM >= 4
 #define WIDTH_M 4
@@ -150,8 +163,16 @@ void weight_gradient(
     bool pending = false;
     for (;;) {
         const bool fetching = k_start < k_end;
+#if VECTOR_A == 4
+        float4 fetched_a[FETCHES_A];
+#else
         float fetched_a[FETCHES_A];
+#endif
+#if VECTOR_B == 4
+        float4 fetched_b[FETCHES_B];
+#else
         float fetched_b[FETCHES_B];
+#endif
         if (fetching) {
 #if LINEAR
 #pragma unroll
@@ -170,18 +191,27 @@ void weight_gradient(
                     column < columns && k < k_end ? x[(size_t)k * input_channels + group * channels + column] : 0.0f;
             }
 #else
-            const int k = k_start + item % BK;
-            const bool valid = k < k_end;
-            const int image = valid ? k / output_plane : 0;
-            const int pixel = valid ? k - image * output_plane : 0;
-            __global const float *dy_pixel =
-                dy + ((size_t)image * output_channels + (size_t)group * rows) * output_plane + pixel;
+            const int k_a = k_start + item % LANES_A * VECTOR_A;
+            const bool valid_a = k_a < k_end;
+            const int image_a = valid_a ? k_a / output_plane : 0;
+            __global const float *dy_pixel = dy
+                + ((size_t)image_a * output_channels + (size_t)group * rows) * output_plane
+                + (valid_a ? k_a - image_a * output_plane : 0);
 #pragma unroll
             for (int i = 0; i < FETCHES_A; i++) {
-                const int m = first_row + item / BK + i * (ITEMS / BK);
-                fetched_a[i] = valid && m < rows ? dy_pixel[m * output_plane] : 0.0f;
+                const int m = first_row + item / LANES_A + i * (ITEMS / LANES_A);
+#if VECTOR_A == 4
+                fetched_a[i] = valid_a && m < rows ? *(__global const float4 *)(dy_pixel + m * output_plane)
+                                                   : (float4)(0.0f);
+#else
+                fetched_a[i] = valid_a && m < rows ? dy_pixel[m * output_plane] : 0.0f;
+#endif
             }
-            __global const float *x_image = x + (size_t)image * input_channels * input_plane;
+            const int k_b = k_start + item % LANES_B * VECTOR_B;
+            const bool valid_b = k_b < k_end;
+            const int image_b = valid_b ? k_b / output_plane : 0;
+            const int pixel = valid_b ? k_b - image_b * output_plane : 0;
+            __global const float *x_image = x + (size_t)image_b * input_channels * input_plane;
 #if POINTWISE
             const int x_pixel = pixel;
 #else
@@ -192,15 +222,20 @@ void weight_gradient(
 #endif
 #pragma unroll
             for (int i = 0; i < FETCHES_B; i++) {
-                const int j = item / BK + i * (ITEMS / BK);
-                bool inside = valid && first_column + j < columns;
+                const int j = item / LANES_B + i * (ITEMS / LANES_B);
+                bool inside = valid_b && first_column + j < columns;
 #if !POINTWISE
                 const int source_row = x_row + column_tap_row[j];
                 const int source_column = x_column + column_tap_column[j];
                 inside = inside && source_row >= 0 && source_row < input_height && source_column >= 0
                     && source_column < input_width;
 #endif
+#if VECTOR_B == 4
+                fetched_b[i] = inside ? *(__global const float4 *)(x_image + x_pixel + column_offset[j])
+                                      : (float4)(0.0f);
+#else
                 fetched_b[i] = inside ? x_image[x_pixel + column_offset[j]] : 0.0f;
+#endif
             }
 #endif
         }
@@ -249,7 +284,15 @@ void weight_gradient(
             const int e = item + i * ITEMS;
             next_a[(e / BM) * PITCH_A + e % BM] = fetched_a[i];
 #else
-            next_a[(item % BK) * PITCH_A + item / BK + i * (ITEMS / BK)] = fetched_a[i];
+            __local float *to = next_a + item % LANES_A * VECTOR_A * PITCH_A + item / LANES_A + i * (ITEMS / LANES_A);
+#if VECTOR_A == 4
+            to[0] = fetched_a[i].x;
+            to[PITCH_A] = fetched_a[i].y;
+            to[2 * PITCH_A] = fetched_a[i].z;
+            to[3 * PITCH_A] = fetched_a[i].w;
+#else
+            to[0] = fetched_a[i];
+#endif
 #endif
         }
 #pragma unroll
@@ -258,7 +301,15 @@ void weight_gradient(
             const int e = item + i * ITEMS;
             next_b[(e / BN) * PITCH_B + e % BN] = fetched_b[i];
 #else
-            next_b[(item % BK) * PITCH_B + item / BK + i * (ITEMS / BK)] = fetched_b[i];
+            __local float *to = next_b + item % LANES_B * VECTOR_B * PITCH_B + item / LANES_B + i * (ITEMS / LANES_B);
+#if VECTOR_B == 4
+            to[0] = fetched_b[i].x;
+            to[PITCH_B] = fetched_b[i].y;
+            to[2 * PITCH_B] = fetched_b[i].z;
+            to[3 * PITCH_B] = fetched_b[i].w;
+#else
+            to[0] = fetched_b[i];
+#endif
 #endif
         }
         barrier(CLK_LOCAL_MEM_FENCE);

@@ -6,7 +6,7 @@ enum CommandLineTool {
     static let commands: [Command] = [
         DevicesCommand.command, ModelsCommand.command, SummaryCommand.command, TrainCommand.command,
         EvaluateCommand.command, PredictCommand.command, ExtractCommand.command, BenchCommand.command,
-        DemoCommand.command,
+        TuneCommand.command, DemoCommand.command,
     ]
 
     static func run(_ words: [String]) -> ExitCode {

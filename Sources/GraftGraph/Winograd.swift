@@ -100,8 +100,8 @@ extension ConvolutionGeometry {
         ((output.height + 3) / 4, (output.width + 3) / 4)
     }
 
-    /// Whether Winograd is the faster way on the CPU kernel classes, OpenCL and Swift alike: enough channels to pay for
-    /// the transforms, and tiles that are not mostly border.
+    /// Whether Winograd is taken for the faster way, by all kernel classes alike: enough channels to pay for the
+    /// transforms, and tiles that are not mostly border. Measured on processors.
     package var prefersWinograd: Bool {
         guard canUseWinograd, input.channels >= 32, outputChannels >= 32 else { return false }
         let tiles = winogradTileCount

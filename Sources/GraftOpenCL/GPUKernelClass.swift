@@ -5,19 +5,52 @@
     /// The kernels for GPUs: local-memory tiles, barriers, fixed reduction trees (`Kernels/cl/*_gpu.cl`).
     ///
     /// Layout: activations and indices NCHW, channel vectors plain, weights `[K, R, S, C/groups]` (input channel fastest,
-    /// which makes them contiguous for the forward pass and for the input gradient alike). How work is split follows
-    /// from shapes and from the device's limits alone, so that results do not depend on its speed.
+    /// which makes them contiguous for the forward pass and for the input gradient alike), transformed weights as
+    /// `winograd_gpu.cl` says. How sums are cut follows from shapes alone, in forward passes from the shape of one image
+    /// (``ReductionChunks``): an image's outputs are the same bytes in every batch. Tiles (``TileTable``) decide how fast
+    /// a sum is done, not in what order.
     package struct GPUKernelClass: KernelClass {
         package let name = "gpu-class"
         /// Items of the groups that reduce: a power of two, at most 256 and the device's maximum.
         let reductionItemCount: Int
-        let device: KernelDevice
+        package let device: KernelDevice
 
-        package init(device: KernelDevice) {
+        /// Which tile is used where.
+        package private(set) var tiles: TileTable
+
+        /// V and M of one run of Winograd's tiles: large enough to fill a GPU, small enough for a large cache.
+        package var winogradRunByteCount = 64 << 20
+
+        /// The class for a device; without `tiles` with the table for its kind.
+        package init(device: KernelDevice, tiles: TileTable? = nil) {
             self.device = device
+            self.tiles = tiles ?? TileTable(device: device)
             var items = 256
             while items > max(device.maximumWorkGroupSize, 1) { items /= 2 }
             reductionItemCount = items
+        }
+
+        /// This class with other tiles.
+        package func with(_ tiles: TileTable) -> GPUKernelClass {
+            var copy = self
+            copy.tiles = tiles
+            return copy
+        }
+
+        /// Where in the table a convolution or a gradient finds its tile; nil for other primitives.
+        package func place(of primitive: Primitive) -> TilePlace? {
+            if case .convolution(let geometry, _) = primitive {
+                return usesWinograd(geometry)
+                    ? WinogradPlan.forwardPlace(geometry) : ConvolutionPlan(geometry, .forward, tiles).place
+            }
+            if case .convolutionInputGradient(let geometry, _) = primitive {
+                return usesWinograd(geometry)
+                    ? WinogradPlan.inputGradientPlace(geometry)
+                    : ConvolutionPlan(geometry, .inputGradient, tiles).place
+            }
+            guard case .convolutionWeightGradient(let geometry) = primitive else { return nil }
+            return usesWinogradWeightGradient(geometry)
+                ? WinogradPlan.weightGradientPlace(geometry) : WeightGradientPlan(geometry, tiles).place
         }
 
         // MARK: Layout
@@ -25,7 +58,8 @@
         package func byteCount(of kind: ValueKind) -> Int {
             switch kind {
             case .activation(let shape), .indices(let shape): 4 * shape.elementCount
-            case .weight(let weight), .winogradWeight(let weight): 4 * weight.elementCount
+            case .weight(let weight): 4 * weight.elementCount
+            case .winogradWeight(let weight): WinogradPlan.byteCount(weight)
             case .channelVector(let count): 4 * count
             case .pixels(let batch, let height, let width): batch * height * width * 3
             case .labels(let batch): 4 * batch
@@ -39,8 +73,10 @@
                     "a tensor of shape \(tensor.shape) was written to a value of shape \(kind.hostShape)")
             }
             switch (kind, tensor.storage) {
-            case (.weight(let weight), .float32(let values)), (.winogradWeight(let weight), .float32(let values)):
+            case (.weight(let weight), .float32(let values)):
                 return Self.bytes(Self.transposed(values, weight, toDevice: true))
+            case (.winogradWeight(let weight), .float32(let values)):
+                return Self.bytes(WinogradPlan.pack(values, weight))
             case (.activation, .float32(let values)), (.channelVector, .float32(let values)),
                 (.metrics, .float32(let values)):
                 return Self.bytes(values)
@@ -60,9 +96,11 @@
             switch kind {
             case .activation, .channelVector, .metrics:
                 return HostTensor(shape, Array(bytes.bindMemory(to: Float.self).prefix(count)))
-            case .weight(let weight), .winogradWeight(let weight):
+            case .weight(let weight):
                 let values = Array(bytes.bindMemory(to: Float.self).prefix(count))
                 return HostTensor(shape, Self.transposed(values, weight, toDevice: false))
+            case .winogradWeight(let weight):
+                return HostTensor(shape, WinogradPlan.unpack(Array(bytes.bindMemory(to: Float.self)), weight))
             case .indices, .labels:
                 return HostTensor(
                     shape: shape, storage: .int32(Array(bytes.bindMemory(to: Int32.self).prefix(count))))
@@ -96,11 +134,18 @@
 
         package func workspaceByteCount(for primitive: Primitive) -> Int {
             switch primitive {
-            case .convolution(let geometry, _): ConvolutionPlan(geometry, .forward, device).workspaceByteCount
-            case .convolutionInputGradient(let geometry, _):
-                ConvolutionPlan(geometry, .inputGradient, device).workspaceByteCount
+            case .convolution(let geometry, let epilogue):
+                usesWinograd(geometry)
+                    ? WinogradPlan.forward(geometry, epilogue, self).workspaceByteCount
+                    : ConvolutionPlan(geometry, .forward, tiles).workspaceByteCount
+            case .convolutionInputGradient(let geometry, let addend):
+                usesWinograd(geometry)
+                    ? WinogradPlan.inputGradient(geometry, addend: addend, self).workspaceByteCount
+                    : ConvolutionPlan(geometry, .inputGradient, tiles).workspaceByteCount
             case .convolutionWeightGradient(let geometry):
-                WeightGradientPlan(geometry, device).workspaceByteCount
+                usesWinogradWeightGradient(geometry)
+                    ? WinogradPlan.weightGradient(geometry, self).workspaceByteCount
+                    : WeightGradientPlan(geometry, tiles).workspaceByteCount
             case .channelSum(let shape): chunks(shape) > 1 ? 4 * shape.channels * chunks(shape) : 0
             case .batchNormalizationTraining(let shape, _, _, _), .batchNormalizationTrainingGradient(let shape):
                 8 * shape.channels * chunks(shape)
@@ -120,10 +165,20 @@
             case .imageNormalization(let shape, let mean, let deviation):
                 return try imageNormalization(shape, mean: mean, deviation: deviation)
             case .convolution(let geometry, let epilogue):
-                return ConvolutionPlan(geometry, .forward, device).launches(epilogue)
+                if usesWinograd(geometry) {
+                    return WinogradPlan.forward(geometry, epilogue, self).launches
+                }
+                return ConvolutionPlan(geometry, .forward, tiles).launches(epilogue)
             case .convolutionInputGradient(let geometry, let addend):
-                return ConvolutionPlan(geometry, .inputGradient, device).launches(Epilogue(residual: addend))
-            case .convolutionWeightGradient(let geometry): return WeightGradientPlan(geometry, device).launches()
+                if usesWinograd(geometry) {
+                    return WinogradPlan.inputGradient(geometry, addend: addend, self).launches
+                }
+                return ConvolutionPlan(geometry, .inputGradient, tiles).launches(Epilogue(residual: addend))
+            case .convolutionWeightGradient(let geometry):
+                if usesWinogradWeightGradient(geometry) {
+                    return WinogradPlan.weightGradient(geometry, self).launches
+                }
+                return WeightGradientPlan(geometry, tiles).launches()
             case .channelSum(let shape): return channelSum(shape)
             case .batchNormalizationTraining(let shape, let epsilon, let momentum, let epilogue):
                 return batchNormalizationTraining(shape, epsilon: epsilon, momentum: momentum, epilogue)
@@ -201,6 +256,14 @@
                 return softmaxCrossEntropy(batch: batch, classes: classes, labelSmoothing: labelSmoothing)
             case .optimizerUpdate(let rule, _): return optimizerUpdate(rule, count: cohortByteCount / 4)
             }
+        }
+
+        private func usesWinograd(_ geometry: ConvolutionGeometry) -> Bool {
+            geometry.method != .direct && geometry.canUseWinograd
+        }
+
+        private func usesWinogradWeightGradient(_ geometry: ConvolutionGeometry) -> Bool {
+            usesWinograd(geometry) && WinogradPlan.paysForWeightGradient(geometry)
         }
 
         /// Kernels index elements with 32-bit integers.

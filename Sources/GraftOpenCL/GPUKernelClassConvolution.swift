@@ -1,65 +1,13 @@
 #if OpenCL
     import GraftGraph
 
-    /// Extents of a GEMM tile: what a group computes and what each of its items does of it.
-    struct GEMMTile: Hashable, Sendable {
-        var rows: Int
-        var columns: Int
-        /// Reduction per step.
-        var depth: Int
-        var itemRows: Int
-        var itemColumns: Int
-
-        var itemCount: Int { rows / itemRows * (columns / itemColumns) }
-
-        var definitions: [KernelLaunch.Definition] {
-            [
-                .init("BM", rows), .init("BN", columns), .init("BK", depth), .init("TM", itemRows),
-                .init("TN", itemColumns),
-            ]
-        }
-
-        /// 8 × 8 per item: 64 independent accumulators, 4 multiply-adds for each float read from local memory.
-        static let large = GEMMTile(rows: 128, columns: 128, depth: 8, itemRows: 8, itemColumns: 8)
-        static let wide = GEMMTile(rows: 64, columns: 128, depth: 16, itemRows: 4, itemColumns: 8)
-        static let tall = GEMMTile(rows: 128, columns: 64, depth: 16, itemRows: 8, itemColumns: 4)
-        static let square = GEMMTile(rows: 64, columns: 64, depth: 16, itemRows: 4, itemColumns: 4)
-        static let flat = GEMMTile(rows: 32, columns: 128, depth: 16, itemRows: 4, itemColumns: 4)
-        /// Few channels per group, as in ResNeXt; 128 items.
-        static let slim = GEMMTile(rows: 16, columns: 128, depth: 16, itemRows: 4, itemColumns: 4)
-        static let thin = GEMMTile(rows: 8, columns: 128, depth: 16, itemRows: 4, itemColumns: 2)
-        /// Few columns and long reductions: linear layers of small batches.
-        static let narrow = GEMMTile(rows: 64, columns: 32, depth: 32, itemRows: 4, itemColumns: 2)
-        /// 64 items: small extents, and devices with small groups.
-        static let small = GEMMTile(rows: 32, columns: 32, depth: 16, itemRows: 4, itemColumns: 4)
-        /// 16 items, for devices whose groups are smaller still.
-        static let least = GEMMTile(rows: 16, columns: 16, depth: 8, itemRows: 4, itemColumns: 4)
-
-        /// The tile, or a smaller one where the device's groups are small.
-        func fitting(_ device: KernelDevice) -> GEMMTile {
-            for tile in [self, .small] where tile.itemCount <= device.maximumWorkGroupSize { return tile }
-            return .least
-        }
-    }
-
-    /// How work is spread: constants, not the device's speed, so that every device sums in the same order.
-    private enum Spread {
-        /// Groups that fill a large GPU: about two for each of its 132 multiprocessors.
-        static let groupTarget = 264
-        /// Terms below which a reduction is not split further.
-        static let minimumTerms = 256
-        /// A sum longer than this uses a second set of accumulators where registers allow.
-        static let flushedTerms = 512
-        static let maximumSplits = 64
-        static let maximumWorkspaceByteCount = 256 << 20
-    }
-
     /// How a convolution or its input gradient is run by `convolution_gpu.cl`.
     struct ConvolutionPlan {
         enum Direction { case forward, inputGradient }
 
         let geometry: ConvolutionGeometry
         let direction: Direction
+        let place: TilePlace
         let tile: GEMMTile
         /// 1×1, stride 1, no padding.
         let isPointwise: Bool
@@ -67,7 +15,10 @@
         let isLinear: Bool
         /// The reduction runs across taps.
         let isFlat: Bool
-        let stepsPerSplit: Int
+        let stepsPerChunk: Int
+        /// Chunks of a reduction, in any case.
+        let chunkCount: Int
+        /// Chunks, when each has a group of its own, else 1.
         let splitCount: Int
 
         /// Output channels of the GEMM within a group.
@@ -77,7 +28,7 @@
         let output: ActivationShape
         let source: ActivationShape
 
-        init(_ geometry: ConvolutionGeometry, _ direction: Direction, _ device: KernelDevice) {
+        init(_ geometry: ConvolutionGeometry, _ direction: Direction, _ tiles: TileTable) {
             self.geometry = geometry
             self.direction = direction
             switch direction {
@@ -89,45 +40,43 @@
             isPointwise = geometry.isPointwise
             isLinear = isPointwise && output.pixelCount == 1
             let classes = direction == .forward ? 1 : geometry.strideHeight * geometry.strideWidth
-            isFlat =
-                !isPointwise && reduction < 16 && classes == 1
-                && reduction * geometry.kernelHeight * geometry.kernelWidth < 1 << 21
-            let columns = (output.batch * output.pixelCount + classes - 1) / classes
-
-            let preferred: GEMMTile =
-                if isLinear {
-                    columns <= 32 ? .narrow : .square
-                } else if rows <= 8 && columns > 256 {
-                    .thin
-                } else if rows <= 16 && columns > 256 {
-                    .slim
-                } else if columns <= 32 || (rows <= 32 && columns <= 256) {
-                    .small
-                } else if rows <= 32 {
-                    .flat
-                } else if rows <= 64 {
-                    .wide
-                } else {
-                    .large
-                }
-            tile = preferred.fitting(device)
-
             let taps = geometry.kernelHeight * geometry.kernelWidth
-            let steps =
-                isFlat
-                ? (reduction * taps + tile.depth - 1) / tile.depth
-                : (reduction + tile.depth - 1) / tile.depth * taps
+            isFlat = !isPointwise && reduction < 16 && classes == 1 && reduction * taps < 1 << 21
+
+            // What the order of sums and the tile depend on: the shape of one image, not how many there are.
+            let nominalBatch = isLinear ? ReductionChunks.nominalLinearBatch : ReductionChunks.nominalBatch
+            let nominalColumns = ceilDivide(nominalBatch * output.pixelCount, classes)
+            let extent: TilePlace.Extent =
+                if nominalColumns <= 32 || (rows > 16 && rows <= 32 && nominalColumns <= 256) {
+                    .few
+                } else if rows <= 8 {
+                    .rows8
+                } else if rows <= 16 {
+                    .rows16
+                } else if rows <= 32 {
+                    .rows32
+                } else if rows <= 64 {
+                    .rows64
+                } else {
+                    .many
+                }
+            place = TilePlace(
+                direction == .forward ? .forward : .inputGradient, extent,
+                isLinear ? .linear : isPointwise ? .pointwise : isFlat ? .flat : .taps)
+            tile = tiles[place]
+            let chunks = ReductionChunks(
+                channels: reduction, taps: taps, isFlat: isFlat,
+                tilesOf64: ceilDivide(rows, 64) * ceilDivide(nominalColumns, 64) * geometry.groups * classes)
+            stepsPerChunk = chunks.stepsPerChunk(depth: tile.depth)
+            chunkCount = chunks.count
+            // This changes no result, so the batch may decide. Half a wave more is not worth a second pass.
+            let columns = ceilDivide(output.batch * output.pixelCount, classes)
             let groups =
-                ((rows + tile.rows - 1) / tile.rows) * ((columns + tile.columns - 1) / tile.columns) * geometry.groups
-                * classes
-            let wanted = (Spread.groupTarget + groups - 1) / groups
-            let allowed = min(
-                steps * tile.depth / Spread.minimumTerms, Spread.maximumSplits,
-                Spread.maximumWorkspaceByteCount / max(4 * output.elementCount, 1))
-            // Half a wave more is not worth a second pass.
-            let splits = groups * 3 > Spread.groupTarget * 2 ? 1 : max(min(wanted, allowed), 1)
-            stepsPerSplit = max((steps + splits - 1) / splits, 1)
-            splitCount = max((steps + stepsPerSplit - 1) / stepsPerSplit, 1)
+                ceilDivide(rows, tile.rows) * ceilDivide(columns, tile.columns) * geometry.groups * classes
+            let isSplit =
+                groups * 3 <= ReductionChunks.groupTarget * 2
+                && 4 * output.elementCount * chunkCount <= ReductionChunks.maximumWorkspaceByteCount
+            splitCount = isSplit ? chunkCount : 1
         }
 
         var workspaceByteCount: Int { splitCount > 1 ? 4 * splitCount * output.elementCount : 0 }
@@ -161,7 +110,7 @@
                 [
                     output.batch, source.channels, source.height, source.width, output.channels, output.height,
                     output.width, reduction, rows,
-                ] + geometry.windowIntegers + [stepsPerSplit, splitCount]
+                ] + geometry.windowIntegers + [stepsPerChunk, splitCount]
             var launches = [
                 KernelLaunch(
                     file: "convolution_gpu", kernel: "convolution",
@@ -196,49 +145,53 @@
             let vectorB =
                 isPointwise && !isLinear && output.pixelCount % 4 == 0 && tile.itemColumns >= 4
                     && tile.columns * tile.depth / 4 % tile.itemCount == 0 ? 4 : 1
-            // 64 accumulators leave no registers for a second set.
-            let flushes =
-                stepsPerSplit * tile.depth > Spread.flushedTerms && tile.itemRows * tile.itemColumns <= 32
             return [
                 .init("GRADIENT", direction == .inputGradient ? 1 : 0), .init("SPLIT", splitCount > 1 ? 1 : 0),
                 .init("POINTWISE", isPointwise ? 1 : 0), .init("LINEAR", isLinear ? 1 : 0),
                 .init("FLAT", isFlat ? 1 : 0), .init("VECTOR_A", vectorA), .init("VECTOR_B", vectorB),
-                .init("FLUSH", flushes ? Spread.flushedTerms / tile.depth : 0),
+                .init("FLUSH", chunkCount > splitCount ? 1 : 0),
             ]
         }
     }
 
     /// How a weight gradient is run by `convolution_weight_gradient_gpu.cl`.
     struct WeightGradientPlan {
+        /// A sum longer than this goes on in a second set of accumulators.
+        private static let flushedTerms = 512
+
         let geometry: ConvolutionGeometry
+        let place: TilePlace
         let tile: GEMMTile
         let pixelsPerSplit: Int
         let splitCount: Int
 
+        private let isLinear: Bool
         private let rows: Int
         private let channels: Int
         private let columns: Int
 
-        init(_ geometry: ConvolutionGeometry, _ device: KernelDevice) {
+        init(_ geometry: ConvolutionGeometry, _ tiles: TileTable) {
             self.geometry = geometry
             rows = geometry.outputChannels / geometry.groups
             channels = geometry.weight.inputChannelsPerGroup
             columns = channels * geometry.kernelHeight * geometry.kernelWidth
-            let preferred: GEMMTile =
-                rows <= 32 || columns <= 32 ? .small : rows <= 64 ? .square : .tall
-            tile = preferred.fitting(device)
             let output = geometry.output
+            isLinear = geometry.isPointwise && output.pixelCount == 1
+            place = TilePlace(
+                .weightGradient, rows <= 32 || columns <= 32 ? .rows32 : rows <= 64 ? .rows64 : .many,
+                isLinear ? .linear : geometry.isPointwise ? .pointwise : .taps)
+            tile = tiles[place]
             let pixels = output.batch * output.pixelCount
-            let groups =
-                ((rows + tile.rows - 1) / tile.rows) * ((columns + tile.columns - 1) / tile.columns) * geometry.groups
+            // Fixed by shape, whatever the tile.
+            let groups = ceilDivide(rows, 64) * ceilDivide(columns, 64) * geometry.groups
             // Long sums are split even where the device is full: they stay exact, and the last groups end together.
-            let wanted = max((2 * Spread.groupTarget + groups - 1) / groups, pixels / 16384)
+            let wanted = max(ceilDivide(2 * ReductionChunks.groupTarget, groups), pixels / 16384)
             let allowed = min(
-                pixels / Spread.minimumTerms, Spread.maximumWorkspaceByteCount / (4 * geometry.weight.elementCount),
-                32768)
+                pixels / ReductionChunks.minimumTerms,
+                ReductionChunks.maximumWorkspaceByteCount / (4 * geometry.weight.elementCount), 32768)
             let splits = max(min(wanted, allowed), 1)
-            pixelsPerSplit = ((pixels + splits - 1) / splits).roundedUp(to: tile.depth)
-            splitCount = max((pixels + pixelsPerSplit - 1) / pixelsPerSplit, 1)
+            pixelsPerSplit = ceilDivide(pixels, splits).roundedUp(to: 32)
+            splitCount = max(ceilDivide(pixels, pixelsPerSplit), 1)
         }
 
         var workspaceByteCount: Int { splitCount > 1 ? 4 * splitCount * geometry.weight.elementCount : 0 }
@@ -249,11 +202,18 @@
             let partial = KernelArgument.workspace(offset: 0, byteCount: workspaceByteCount)
             let rowTiles = (rows + tile.rows - 1) / tile.rows
             let columnTiles = (columns + tile.columns - 1) / tile.columns
-            let isLinear = geometry.isPointwise && output.pixelCount == 1
+            func vector(_ extent: Int, if condition: Bool) -> Int {
+                let isPossible =
+                    condition && !isLinear && output.pixelCount % 4 == 0
+                    && extent * tile.depth / 4 % tile.itemCount == 0
+                return isPossible ? 4 : 1
+            }
             let definitions =
                 tile.definitions + [
                     .init("SPLIT", isSplit ? 1 : 0), .init("POINTWISE", geometry.isPointwise ? 1 : 0),
-                    .init("LINEAR", isLinear ? 1 : 0), .init("FLUSH", Spread.flushedTerms / tile.depth),
+                    .init("LINEAR", isLinear ? 1 : 0), .init("FLUSH", Self.flushedTerms / tile.depth),
+                    .init("VECTOR_A", vector(tile.rows, if: true)),
+                    .init("VECTOR_B", vector(tile.columns, if: geometry.isPointwise)),
                 ]
             var launches = [
                 KernelLaunch(
@@ -282,7 +242,7 @@
 
     extension ConvolutionGeometry {
         /// 1×1, stride 1, no padding: input and output planes agree pixel by pixel.
-        fileprivate var isPointwise: Bool {
+        var isPointwise: Bool {
             kernelHeight == 1 && kernelWidth == 1 && strideHeight == 1 && strideWidth == 1 && paddingHeight == 0
                 && paddingWidth == 0
         }

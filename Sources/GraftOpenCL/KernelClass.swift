@@ -71,17 +71,20 @@
         package var localMemoryByteCount: Int
         package var maximumWorkGroupSize: Int
         package var isGPU: Bool
+        /// A GPU that shares the processor's memory.
+        package var isIntegrated: Bool
         /// Floats of a vector register.
         package var nativeFloatVectorWidth: Int
 
         package init(
             computeUnitCount: Int, localMemoryByteCount: Int, maximumWorkGroupSize: Int, isGPU: Bool,
-            nativeFloatVectorWidth: Int
+            isIntegrated: Bool = false, nativeFloatVectorWidth: Int
         ) {
             self.computeUnitCount = computeUnitCount
             self.localMemoryByteCount = localMemoryByteCount
             self.maximumWorkGroupSize = maximumWorkGroupSize
             self.isGPU = isGPU
+            self.isIntegrated = isIntegrated
             self.nativeFloatVectorWidth = nativeFloatVectorWidth
         }
     }

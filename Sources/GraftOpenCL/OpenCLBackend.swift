@@ -59,12 +59,16 @@
             package var cache: Cache = .automatic
             /// Kernel files by name; tests put in broken ones.
             package var sources: [String: String] = KernelSources.texts
+            /// Where the tuner's results are; nil for none.
+            package var tuning: TuningStore? = .standard
 
-            package init() {}
-
-            package init(cache: Cache, sources: [String: String] = KernelSources.texts) {
+            package init(
+                cache: Cache = .automatic, sources: [String: String] = KernelSources.texts,
+                tuning: TuningStore? = .standard
+            ) {
                 self.cache = cache
                 self.sources = sources
+                self.tuning = tuning
             }
         }
 
@@ -86,7 +90,16 @@
             _ entry: OpenCLDeviceEntry, kernelClass: KernelClassChoice = .automatic, options: Options = Options()
         ) throws(DeviceError) {
             let context = try OpenCLContext(entry)
-            try self.init(context, kernels: kernelClass.make(for: context.kernelDevice), options: options)
+            let kernels = try kernelClass.make(for: context.kernelDevice)
+            guard let gpuKernels = kernels as? GPUKernelClass, let tuning = options.tuning,
+                let key = TuningStore.key(context.description, sources: options.sources),
+                let tiles = tuning.load(key)
+            else {
+                self.init(context, kernels: kernels, options: options)
+                return
+            }
+            let table = TileTable(device: context.kernelDevice, tuned: tiles)
+            self.init(context, kernels: gpuKernels.with(table), options: options)
         }
 
         /// Opens a device with a kernel class of the caller's.
@@ -96,14 +109,38 @@
             self.init(try OpenCLContext(entry), kernels: kernels, options: options)
         }
 
-        private init(_ context: OpenCLContext, kernels: any KernelClass, options: Options) {
+        private convenience init(_ context: OpenCLContext, kernels: any KernelClass, options: Options) {
+            let builder = ProgramBuilder(
+                context: context, sources: options.sources, cache: options.cache.programs(for: context.description))
+            self.init(context, kernels: kernels, builder: builder)
+        }
+
+        private init(_ context: OpenCLContext, kernels: any KernelClass, builder: ProgramBuilder) {
             self.context = context
             self.kernels = kernels
-            builder = ProgramBuilder(
-                context: context, sources: options.sources, cache: options.cache.programs(for: context.description))
+            self.builder = builder
             var description = context.description
             description.kernelClass = kernels.name
             self.description = description
+        }
+
+        // MARK: Tuning
+
+        /// The GPU class with its tiles; nil when another class runs.
+        package var gpuKernels: GPUKernelClass? { kernels as? GPUKernelClass }
+
+        /// Under which key the tuner's results for this device, driver and set of kernels are stored.
+        package var tuningKey: String? { TuningStore.key(description, sources: builder.sources) }
+
+        /// This device with other tiles: the same context and programs, so that memory may be shared.
+        func with(_ tiles: TileTable) -> OpenCLBackend {
+            OpenCLBackend(context, kernels: gpuKernels?.with(tiles) ?? kernels, builder: builder)
+        }
+
+        /// This device with programs of its own, which are not kept: most of what the tuner builds is slower.
+        func withoutDiskCache() -> OpenCLBackend {
+            let builder = ProgramBuilder(context: context, sources: builder.sources, cache: nil)
+            return OpenCLBackend(context, kernels: kernels, builder: builder)
         }
 
         /// Builds one small kernel, so that a driver whose compiler fails is found out while another device can be taken.

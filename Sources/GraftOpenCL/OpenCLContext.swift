@@ -43,6 +43,7 @@
                 computeUnitCount: max(entry.description.computeUnitCount, 1),
                 localMemoryByteCount: Int(clamping: info.value(CL_DEVICE_LOCAL_MEM_SIZE, cl_ulong(0))),
                 maximumWorkGroupSize: max(info.value(CL_DEVICE_MAX_WORK_GROUP_SIZE, 1), 1), isGPU: entry.rank != .cpu,
+                isIntegrated: entry.rank == .integratedGPU,
                 nativeFloatVectorWidth: Int(info.value(CL_DEVICE_NATIVE_VECTOR_WIDTH_FLOAT, cl_uint(1))))
             let float = info.value(CL_DEVICE_SINGLE_FP_CONFIG, cl_device_fp_config(0))
             supportsCorrectDivision = float & cl_device_fp_config(CL_FP_CORRECTLY_ROUNDED_DIVIDE_SQRT) != 0

@@ -11,7 +11,7 @@
         }
 
         private let context: OpenCLContext
-        private let sources: [String: String]
+        let sources: [String: String]
         private let cache: ProgramCache?
         private var built: [Key: SharedHandle] = [:]
         /// How many programs were compiled from source, and how many came from disk.

@@ -40,7 +40,7 @@
             // Lengths keep parts apart: ("ab", "c") and ("a", "bc") differ.
             let parts = [source, options, platform, device, driverVersion]
             let bytes = parts.flatMap { part in Array("\(part.utf8.count):".utf8) + Array(part.utf8) }
-            return digest(bytes).map { $0.map { hexadecimal($0) }.joined() }
+            return hexadecimalDigest(bytes)
         }
 
         /// The binary stored under a key; nil when there is none or it is damaged.
@@ -96,6 +96,11 @@
         private static func hexadecimal(_ byte: UInt8) -> String {
             let digits = String(byte, radix: 16)
             return digits.count == 1 ? "0" + digits : digits
+        }
+
+        /// SHA-256 in hexadecimal digits; nil when it is not to be had.
+        static func hexadecimalDigest(_ bytes: [UInt8]) -> String? {
+            digest(bytes).map { $0.map { hexadecimal($0) }.joined() }
         }
 
         private static func digest(_ bytes: [UInt8]) -> [UInt8]? {

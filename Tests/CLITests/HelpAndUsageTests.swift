@@ -2,7 +2,9 @@ import Foundation
 import Testing
 
 @Suite struct HelpAndUsageTests {
-    static let commands = ["devices", "models", "summary", "train", "evaluate", "predict", "extract", "bench", "demo"]
+    static let commands = [
+        "devices", "models", "summary", "train", "evaluate", "predict", "extract", "bench", "tune", "demo",
+    ]
 
     @Test func theOverviewNamesEveryCommand() throws {
         for arguments in [[], ["--help"], ["-h"], ["help"]] {

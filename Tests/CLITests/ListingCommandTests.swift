@@ -33,6 +33,50 @@ import Testing
         }
     }
 
+    @Test func thereIsNothingToTuneOnTheProcessor() throws {
+        let result = try Graft.run(["tune", "--device", "cpu", "--json"])
+        #expect(result.status == 0)
+        #expect(try (result.json["nothing_to_tune"] as? String)?.contains("only the GPU class") == true)
+        #expect(try (result.json["shapes"] as? [Any])?.isEmpty == true)
+        let text = try Graft.run(["tune", "--device", "cpu"])
+        #expect(text.status == 0)
+        #expect(text.output.hasPrefix("nothing to tune: cpu "))
+        #expect(try Graft.run(["tune", "--seconds", "0"]).status == 64)
+        let absent = try Graft.run(
+            ["tune", "--device", "gpu"], environment: ["OCL_ICD_VENDORS": try TemporaryFolder().path])
+        #expect(absent.status == 69)
+    }
+
+    /// The GPU class on whatever OpenCL device there is, with the shortest time: the first shape with its default.
+    @Test func tuningStoresWhatItFound() throws {
+        let devices = try #require(try Graft.run(["devices", "--json"]).json["devices"] as? [[String: Any]])
+        guard devices.contains(where: { $0["accepted"] as? Bool == true && $0["selector"] as? String != "cpu" }) else {
+            return
+        }
+        let cache = try TemporaryFolder()
+        let environment = ["GRAFT_OPENCL_KERNELS": "gpu", "GRAFT_CACHE": cache.path]
+        let result = try Graft.run(
+            ["tune", "--device", "opencl", "--seconds", "1", "--json"], environment: environment)
+        #expect(result.status == 0, "\(result.errors)")
+        let shapes = try #require(try result.json["shapes"] as? [[String: Any]])
+        #expect(!shapes.isEmpty)
+        for shape in shapes {
+            #expect(try #require(shape["default_ms"] as? Double) > 0)
+            #expect(try #require(shape["ratio"] as? Double) <= 1)
+        }
+        #expect(try #require(try result.json["skipped"] as? Int) > 0)
+        let file = try #require(try result.json["file"] as? String)
+        #expect(file.hasPrefix(cache.path) && file.hasSuffix(".tuning"))
+        #expect(FileManager.default.fileExists(atPath: file))
+        #expect(try result.json["kernels"] as? String == "gpu-class")
+
+        let unwritable = try Graft.run(
+            ["tune", "--device", "opencl", "--seconds", "1"],
+            environment: ["GRAFT_OPENCL_KERNELS": "gpu", "GRAFT_CACHE": file])
+        #expect(unwritable.status == 73)
+        #expect(unwritable.errors.contains("GRAFT_CACHE"))
+    }
+
     @Test func modelsListsEveryArchitecture() throws {
         let result = try Graft.run(["models", "--json"])
         #expect(result.status == 0)
