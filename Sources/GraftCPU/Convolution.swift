@@ -180,7 +180,7 @@ extension InstructionBinding {
         let blocksPerPiece = (outputBlocks + pieces - 1) / pieces
         let pieceCount = (outputBlocks + blocksPerPiece - 1) / blocksPerPiece
 
-        let tileFloats = 1024
+        let tileFloats = bandTileFloats
         let gatherFloats = isDirect ? 0 : reductionBlocks * bandPixels * 16
         let lineFloats = product.isDense ? bandPixels * lineLength : 0
         let offsetFloats = product.isContiguous ? 0 : bandPixels

@@ -12,17 +12,21 @@ struct WinogradPlan {
     /// Tiles of a band, a multiple of the register tile's rows.
     let capacity: Int
     let bandCount: Int
-    /// A band's transformed tiles and its products stay in one thread's cache, through all output blocks. Otherwise the
-    /// tiles are transformed to memory first, and a unit is a band times one output block.
+    /// Blocks of 32 output channels.
+    let outputBlockCount: Int
+    /// A band's transformed tiles and its products stay in one thread's cache, through all output blocks. Otherwise
+    /// three loops pass over memory: the tiles' transforms, the products of one of 36 elements with one output block at
+    /// a time, and their transforms back.
     let isFused: Bool
 
     /// Units that a loop is split into at least where its shape allows.
     private static let unitGoal = 16
-    /// Input blocks up to which a band's transformed tiles (24 of them: a megabyte) are best kept by the thread.
-    private static let fusedBlocks = 16
+    /// Input blocks up to which a band's transformed tiles are best kept by the thread: a megabyte of them for kernels of
+    /// 14 rows, which are for processors with as large a second-level cache, else half of it.
+    private static func fusedBlocks(registerRows: Int) -> Int { registerRows >= 14 ? 16 : 8 }
     private static let fusedCapacity = 28
-    /// Tiles of a band whose transform lies in memory: its products take less than a quarter megabyte.
-    private static let splitCapacity = 48
+    /// Tiles of a band whose transform lies in memory: one element's fit the second-level cache.
+    private static let splitCapacity = 128
 
     /// Tiles over the plane of `output` from `inputChannels` channels; `registerRows` is the kernels' tile.
     init(inputChannels: Int, output: ActivationShape, registerRows: Int) {
@@ -31,19 +35,18 @@ struct WinogradPlan {
         let total = output.batch * tileRows * tileColumns
         tileCount = total
         inputBlockCount = ChannelBlockedLayout.blockCount(inputChannels)
-        let outputBlocks = (output.channels + 31) / 32
+        outputBlockCount = (output.channels + 31) / 32
         // At least two register tiles share a weight in the first-level cache.
         let fewest = (11 / registerRows + 1) * registerRows
-        /// A band for at least `bands` of them.
-        func tiles(bands: Int, most: Int) -> Int {
-            let even = max(total / bands / registerRows, 1) * registerRows
-            return min(max(even, fewest), most / registerRows * registerRows)
-        }
-        isFused = inputBlockCount <= Self.fusedBlocks && tileCount >= Self.unitGoal * fewest
+        isFused =
+            inputBlockCount <= Self.fusedBlocks(registerRows: registerRows) && tileCount >= Self.unitGoal * fewest
         if isFused {
-            capacity = tiles(bands: Self.unitGoal, most: Self.fusedCapacity)
+            let even = max(total / Self.unitGoal / registerRows, 1) * registerRows
+            capacity = min(max(even, fewest), Self.fusedCapacity / registerRows * registerRows)
         } else {
-            capacity = tiles(bands: max(Self.unitGoal / outputBlocks, 1), most: Self.splitCapacity)
+            let bands = max((total + Self.splitCapacity - 1) / Self.splitCapacity, 1)
+            let even = (total + bands - 1) / bands
+            capacity = max((even + registerRows - 1) / registerRows, 1) * registerRows
         }
         bandCount = (tileCount + capacity - 1) / capacity
     }
@@ -55,8 +58,12 @@ struct WinogradPlan {
     /// Floats of one band's transformed tiles.
     var transformedFloats: Int { 36 * transformedStride }
     var productFloats: Int { 36 * productStride }
-    /// Floats of transformed tiles in the workspace.
-    var workspaceFloatCount: Int { isFused ? 0 : bandCount * transformedFloats }
+    /// Floats of transformed tiles in the workspace, all bands; the products lie behind them.
+    var allTransformedFloats: Int { bandCount * transformedFloats }
+    /// Floats of transformed tiles and products in the workspace.
+    var workspaceFloatCount: Int {
+        isFused ? 0 : allTransformedFloats + bandCount * outputBlockCount * productFloats
+    }
 }
 
 /// A product by Winograd's transforms: a convolution, or its input gradient with rotated, transposed weights.
@@ -187,7 +194,7 @@ extension InstructionBinding {
         guard plan.tileCount > 0 else { return }
         let source = product.sourceShape
         let output = product.outputShape
-        let outputBlocks = (output.channels + 31) / 32
+        let outputBlocks = plan.outputBlockCount
         let weightBlockFloats = 36 * plan.inputBlockCount * 512
         let lastQuads = (source.channels - (plan.inputBlockCount - 1) * 16 + 3) / 4
         let scratchFloats = Self.kernelScratchFloats
@@ -206,20 +213,25 @@ extension InstructionBinding {
                     productStride: plan.transformedStride, capacity: plan.capacity, scratch: scratch),
                 band * plan.capacity, min(plan.capacity, plan.tileCount - band * plan.capacity))
         }
-        /// Multiplies a band with one output block and stores its pixels.
+        func tiles(_ band: Int) -> Int { min(plan.capacity, plan.tileCount - band * plan.capacity) }
+        /// Multiplies some of a band's 36 elements with one output block.
         func multiply(
-            _ band: Int, _ block: Int, _ transformed: UnsafePointer<Float>, _ products: UnsafeMutablePointer<Float>,
-            _ scratch: UnsafeMutablePointer<Float>
+            _ band: Int, _ block: Int, _ elements: Range<Int>, _ transformed: UnsafePointer<Float>,
+            _ products: UnsafeMutablePointer<Float>
         ) {
-            let first = band * plan.capacity
-            let count = min(plan.capacity, plan.tileCount - first)
-            let blockCount = min(2, output.blocks - block * 2)
             kernels.winogradProducts(
                 WinogradProducts(
                     transformed: transformed, transformedStride: plan.transformedStride,
-                    inputBlockCount: plan.inputBlockCount, lastQuads: lastQuads, tileCount: count,
+                    inputBlockCount: plan.inputBlockCount, lastQuads: lastQuads, tileCount: tiles(band),
                     capacity: plan.capacity, weights: product.weights + block * weightBlockFloats,
-                    blockCount: blockCount, target: products, targetStride: plan.productStride))
+                    blockCount: min(2, output.blocks - block * 2), target: products, targetStride: plan.productStride),
+                elements.lowerBound, elements.count)
+        }
+        /// Stores the pixels of a band and one output block.
+        func store(
+            _ band: Int, _ block: Int, _ products: UnsafePointer<Float>, _ scratch: UnsafeMutablePointer<Float>
+        ) {
+            let blockCount = min(2, output.blocks - block * 2)
             let place = block * 2 * output.blockFloats
             kernels.winogradOutput(
                 WinogradOutput(
@@ -231,7 +243,7 @@ extension InstructionBinding {
                         bias: product.bias.map { $0 + block * 32 }, residual: product.residual.map { $0 + place },
                         relu: product.relu, pixelOffsets: nil),
                     scratch: scratch),
-                first, count)
+                band * plan.capacity, tiles(band))
         }
 
         guard let memory = product.transformed else {
@@ -240,8 +252,10 @@ extension InstructionBinding {
             ) { band, scratch in
                 let transformed = scratch + scratchFloats
                 transform(band, 0, plan.inputBlockCount, transformed, scratch)
+                let products = transformed + plan.transformedFloats
                 for block in 0..<outputBlocks {
-                    multiply(band, block, transformed, transformed + plan.transformedFloats, scratch)
+                    multiply(band, block, 0..<36, transformed, products)
+                    store(band, block, products, scratch)
                 }
             }
             return
@@ -251,12 +265,23 @@ extension InstructionBinding {
             transform(
                 band, unit % plan.inputBlockCount, 1, memory + band * plan.transformedFloats, scratch)
         }
-        // Neighbouring units share a band's tiles, which the last-level cache then holds.
-        parallel(plan.bandCount * outputBlocks, scratchFloats: scratchFloats + plan.productFloats) { unit, scratch in
-            let band = unit / outputBlocks
+        let products = memory + plan.allTransformedFloats
+        func place(_ band: Int, _ block: Int) -> UnsafeMutablePointer<Float> {
+            products + (band * outputBlocks + block) * plan.productFloats
+        }
+        // Neighbouring units share one element of a band's tiles, which a cache then holds.
+        parallel(plan.bandCount * 36 * outputBlocks) { unit, _ in
+            let block = unit % outputBlocks
+            let element = unit / outputBlocks % 36
+            let band = unit / outputBlocks / 36
             multiply(
-                band, unit % outputBlocks, UnsafePointer(memory + band * plan.transformedFloats),
-                scratch + scratchFloats, scratch)
+                band, block, element..<element + 1, UnsafePointer(memory + band * plan.transformedFloats),
+                place(band, block))
+        }
+        parallel(plan.bandCount * outputBlocks, scratchFloats: scratchFloats) { unit, scratch in
+            let band = unit / outputBlocks
+            let block = unit % outputBlocks
+            store(band, block, UnsafePointer(place(band, block)), scratch)
         }
     }
 }

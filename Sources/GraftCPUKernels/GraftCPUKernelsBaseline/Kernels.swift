@@ -1036,6 +1036,42 @@ func bandProduct(_ product: BandProduct) {
             pixel += rows
         }
     #else
+        let laneStep = 2 * vectorWidth
+        let lanes = product.blockCount * 16 / laneStep
+        let tiles = (count + 5) / 6
+        if product.innerCount >= 8, product.outerCount * product.innerCount >= 32, product.weightSkip == 0,
+            tiles * lanes * 6 * laneStep <= bandTileFloats
+        {
+            // Many weights pass once: a few input blocks' stay in the first-level cache through all tiles.
+            var part = product
+            part.outerCount = 1
+            var weights = product.weights
+            for outer in 0..<product.outerCount {
+                for block in stride(from: 0, to: product.innerCount, by: 8) {
+                    let left = product.innerCount - block
+                    part.innerCount = min(8, left)
+                    part.lastQuads = outer == product.outerCount - 1 && left <= 8 ? product.lastQuads : 4
+                    part.accumulates = weights > product.weights
+                    let first = product.a + outer * product.outerStride + block * product.innerStride
+                    for lane in 0..<lanes {
+                        for index in 0..<tiles {
+                            tile6x2(
+                                part, first + index * 96, weights + lane * laneStep,
+                                tile + (lane * tiles + index) * 6 * laneStep)
+                        }
+                    }
+                    weights += part.innerCount * 512
+                }
+            }
+            for lane in 0..<lanes {
+                for index in 0..<tiles {
+                    storeTile(
+                        product.epilogue, tile + (lane * tiles + index) * 6 * laneStep, index * 6,
+                        min(6, count - index * 6), lane * laneStep, 2)
+                }
+            }
+            return
+        }
         // One pass over the band per pair of vectors: their share of the weights stays in the first-level cache.
         for lane in stride(from: 0, to: product.blockCount * 16, by: 2 * vectorWidth) {
             var pixel = 0
@@ -1420,9 +1456,9 @@ func winogradInput(_ transform: WinogradTransform, _ first: Int, _ count: Int) {
     }
 }
 
-/// The 36 products of a band of tiles with one output block; see ``WinogradProducts``.
+/// Products of a band of tiles with one output block, `elementCount` of the 36 from `first` on; see ``WinogradProducts``.
 @inline(never)
-func winogradProducts(_ products: WinogradProducts) {
+func winogradProducts(_ products: WinogradProducts, _ first: Int, _ elementCount: Int) {
     var product = BandProduct(
         a: products.transformed, outerCount: 1, outerStride: 0, innerCount: products.inputBlockCount,
         innerStride: products.capacity * 16, lastQuads: products.lastQuads, pixelCount: products.tileCount,
@@ -1431,7 +1467,7 @@ func winogradProducts(_ products: WinogradProducts) {
             output: products.target, blockStride: 0, bias: nil, residual: nil, relu: false, pixelOffsets: nil),
         tile: products.target)
     let count = products.tileCount
-    for index in 0..<36 {
+    for index in first..<first + elementCount {
         product.a = products.transformed + index * products.transformedStride
         product.weights = products.weights + index * products.inputBlockCount * 512
         let target = products.target + index * products.targetStride

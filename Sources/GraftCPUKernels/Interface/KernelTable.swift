@@ -2,6 +2,9 @@
 /// the same sources built for different instruction sets, so nothing here may be generic or contain code that a
 /// variant could instantiate a copy of.
 
+/// Floats of ``BandProduct/tile``: the sums of 64 rows of 32.
+package let bandTileFloats = 2048
+
 /// A band of pixels times one block of 32 output channels: `output[pixel][k] = Σ a[reduction][pixel] · weights[reduction][k]`.
 ///
 /// `a` is `[outer][inner][pixel][16]` with the given strides in floats; `weights` is `[outer · inner][16][32]`.
@@ -21,7 +24,7 @@ package struct BandProduct {
     /// Activation blocks of 16 that the output block has: 1 or 2.
     package var blockCount: Int
     package var epilogue: BandEpilogue
-    /// 1024 floats that the kernel may use.
+    /// ``bandTileFloats`` floats that the kernel may use.
     package var tile: UnsafeMutablePointer<Float>
     /// Whether register tiles continue sums that are in memory; the 6 × 2 tile only.
     package var accumulates = false
@@ -355,7 +358,8 @@ package struct KernelTable {
 
     /// `V = Bᵀ d B` of `count` tiles from tile `first` on.
     package var winogradInput: (_ transform: WinogradTransform, _ first: Int, _ count: Int) -> Void
-    package var winogradProducts: (WinogradProducts) -> Void
+    /// Products of `count` of the 36 elements from element `first` on.
+    package var winogradProducts: (_ products: WinogradProducts, _ first: Int, _ count: Int) -> Void
     /// `Y = Aᵀ M A` of `count` tiles from tile `first` on.
     package var winogradOutput: (_ output: WinogradOutput, _ first: Int, _ count: Int) -> Void
     /// `U = G g Gᵀ` of 16 × 32 filters: `[9][16][32]` to `[36][16][32]`, strides in floats; `rotated` reads the taps
@@ -465,7 +469,7 @@ package struct KernelTable {
         transpose16: @escaping (UnsafePointer<Float>, Int, UnsafeMutablePointer<Float>, Int) -> Void,
         sumPartials: @escaping (UnsafePointer<Float>, Int, Int, UnsafeMutablePointer<Float>, Int) -> Void,
         winogradInput: @escaping (WinogradTransform, Int, Int) -> Void,
-        winogradProducts: @escaping (WinogradProducts) -> Void,
+        winogradProducts: @escaping (WinogradProducts, Int, Int) -> Void,
         winogradOutput: @escaping (WinogradOutput, Int, Int) -> Void,
         winogradWeight:
             @escaping (
