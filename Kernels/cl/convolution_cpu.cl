@@ -272,27 +272,28 @@ kernel void convolution(GLOBAL_IN x, GLOBAL_IN w, GLOBAL_IN biases, GLOBAL_IN re
 #if DIRECT
             firstBlock = first_input_block(kb, inputBlocks, blocksPerOutput, outputsPerGroup, inputsPerGroup);
 #endif
-            for (int t = tileFirst; t < tileEnd; ++t) {
-                Target target;
-                target.epilogue = epilogue;
+            // Channels outside, tiles inside: a pass's weights stay in the second-level cache over the band.
+            // Whole blocks of 16 are stored.
+            for (int k = 0; k < (channels > 16 ? 32 : 16); k += 2 * VECTOR) {
+                const size_t offset = (size_t)(kb * 2 + k / 16) * outputPixels * 16 + k % 16;
+                for (int t = tileFirst; t < tileEnd; ++t) {
+                    Target target;
+                    target.epilogue = epilogue;
 #if DIRECT
-                // The last tile is moved back onto existing pixels; those before it are summed again, not stored.
-                const int first = max(min(t * MR, pixelCount - MR), 0);
-                target.first = first;
-                target.low = t * MR - first;
-                target.high = MR;
-                const __global float *a = x + ((size_t)firstBlock * inputPixels + first) * 16;
-                const size_t aStep = (size_t)inputPixels * 16;
+                    // The last tile is moved back onto existing pixels; those before it are summed again, not stored.
+                    const int first = max(min(t * MR, pixelCount - MR), 0);
+                    target.first = first;
+                    target.low = t * MR - first;
+                    target.high = MR;
+                    const __global float *a = x + ((size_t)firstBlock * inputPixels + first) * 16;
+                    const size_t aStep = (size_t)inputPixels * 16;
 #else
-                target.low = 0;
-                target.high = min(MR, pixelCount - t * MR);
-                target.table = table + (t - tileFirst) * MR;
-                const __global float *a = slab + (t - tileFirst) * tileFloats;
-                const size_t aStep = MR * 16;
+                    target.low = 0;
+                    target.high = min(MR, pixelCount - t * MR);
+                    target.table = table + (t - tileFirst) * MR;
+                    const __global float *a = slab + (t - tileFirst) * tileFloats;
+                    const size_t aStep = MR * 16;
 #endif
-                // Whole blocks of 16 are stored.
-                for (int k = 0; k < (channels > 16 ? 32 : 16); k += 2 * VECTOR) {
-                    const size_t offset = (size_t)(kb * 2 + k / 16) * outputPixels * 16 + k % 16;
                     target.y = y + offset;
                     // Read only where the epilogue says so.
                     target.residual = residual + offset;

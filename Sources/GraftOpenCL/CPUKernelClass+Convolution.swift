@@ -109,8 +109,9 @@
             let tiles = ceilDivide(pixels, tile)
             let tileFloats = dense > 0 ? tile * denseStride : taps * blocks * 16 * tile
             let kbCount = blocking.outputBlockCount
+            // Fewer than four gathered tiles would read the weights too often, whatever the cache holds.
             var bandTiles = min(
-                max(bandByteCount / max(4 * tileFloats, 1), 1), max(Self.bandPixelCount / tile, 4))
+                max(bandByteCount / max(4 * tileFloats, 1), isDirect ? 1 : 4), max(Self.bandPixelCount / tile, 4))
             // Gathering costs as much as a 16th of one output block's products: few blocks per item only where needed.
             let fewest = isDirect || convolution.groups > 1 ? 1 : min(2, kbCount)
             func blocksPerItem(_ bandTiles: Int) -> Int {
