@@ -31,6 +31,8 @@ struct graft_image_decoder {
     struct jpeg_error_mgr jpeg_errors;
     struct jpeg_source_mgr jpeg_source;
     struct jpeg_progress_mgr jpeg_progress;
+    // Whether the library asked for bytes behind the file's end: skipping rows does not report it.
+    bool jpeg_ran_out;
 
     png_structp png;
     png_infop png_information;
@@ -82,7 +84,7 @@ static void jpeg_nothing(j_decompress_ptr library) { (void)library; }
 
 // The whole file is in memory, so a wish for more means that it ends early: the library then suspends.
 static boolean jpeg_no_more(j_decompress_ptr library) {
-    (void)library;
+    jpeg_owner((j_common_ptr)library)->jpeg_ran_out = true;
     return FALSE;
 }
 
@@ -185,7 +187,80 @@ static void cmyk_row_to_rgb(const uint8_t *restrict cmyk, uint8_t *restrict rgb,
     }
 }
 
-static void jpeg_read_pixels(graft_image_decoder *decoder, uint8_t *pixels, graft_image_result *result) {
+// Whether rows and columns outside a window can be left out without a change inside it: one interleaved Huffman-coded
+// scan, and chroma as it is or halved. Tested for these; older libraries had faults here.
+static bool jpeg_allows_window(const graft_image_decoder *decoder) {
+#if defined(LIBJPEG_TURBO_VERSION_NUMBER) && LIBJPEG_TURBO_VERSION_NUMBER >= 2001000
+    const struct jpeg_decompress_struct *jpeg = &decoder->jpeg;
+    if (jpeg->out_color_space != JCS_RGB || jpeg->num_components != 3 || jpeg->scale_num != jpeg->scale_denom ||
+        jpeg->arith_code || jpeg_has_multiple_scans((j_decompress_ptr)jpeg)) {
+        return false;
+    }
+    const jpeg_component_info *luma = jpeg->comp_info;
+    if (luma->h_samp_factor > 2 || luma->v_samp_factor > 2 ||
+        (luma->v_samp_factor == 2 && luma->h_samp_factor == 1)) {
+        return false;
+    }
+    for (int index = 1; index < 3; index++) {
+        if (luma[index].h_samp_factor != 1 || luma[index].v_samp_factor != 1) return false;
+    }
+    return true;
+#else
+    (void)decoder;
+    return false;
+#endif
+}
+
+// Leaves the decoding of rows and columns far outside the window out. Blocks at the window's border need neighbours,
+// so one more on each side is decoded.
+static void jpeg_read_window(graft_image_decoder *decoder, graft_image_window window, uint8_t *pixels,
+                             graft_image_result *result) {
+#if defined(LIBJPEG_TURBO_VERSION_NUMBER) && LIBJPEG_TURBO_VERSION_NUMBER >= 2001000
+    struct jpeg_decompress_struct *jpeg = &decoder->jpeg;
+    const uint32_t block = 16;
+    uint32_t left = window.x / block * block;
+    left = left > block ? left - block : 0;
+    uint32_t right = window.x + window.width + block < decoder->width ? window.x + window.width + block : decoder->width;
+    uint32_t top = window.y / block * block;
+    top = top > block ? top - block : 0;
+    uint32_t bottom =
+        window.y + window.height + block < decoder->height ? window.y + window.height + block : decoder->height;
+    size_t stride = (size_t)decoder->width * 3;
+    if (left > 0 || right < decoder->width) {
+        JDIMENSION offset = left;
+        JDIMENSION width = right - left;
+        jpeg_crop_scanline(jpeg, &offset, &width);
+        left = offset;
+    }
+    if (top > 0) jpeg_skip_scanlines(jpeg, top);
+    while (!decoder->jpeg_ran_out && jpeg->output_scanline < bottom) {
+        uint32_t y = jpeg->output_scanline;
+        JSAMPROW target[4];
+        JDIMENSION wanted = bottom - y < 4 ? bottom - y : 4;
+        for (JDIMENSION row = 0; row < wanted; row++) target[row] = pixels + (size_t)(y + row) * stride + left * 3;
+        if (jpeg_read_scanlines(jpeg, target, wanted) == 0) break;
+    }
+    // The last row is read, not skipped: skipping to the end would not look at the rest of the file.
+    if (!decoder->jpeg_ran_out && jpeg->output_scanline + 1 < decoder->height) {
+        jpeg_skip_scanlines(jpeg, decoder->height - 1 - jpeg->output_scanline);
+    }
+    if (!decoder->jpeg_ran_out && jpeg->output_scanline < decoder->height) {
+        JSAMPROW target = pixels + (size_t)(decoder->height - 1) * stride + left * 3;
+        jpeg_read_scanlines(jpeg, &target, 1);
+    }
+    if (decoder->jpeg_ran_out || jpeg->output_scanline < decoder->height) {
+        set_result(result, GRAFT_IMAGE_TRUNCATED, decoder->width, decoder->height, "the file ends before the picture");
+        return;
+    }
+#else
+    (void)window;
+    (void)pixels;
+#endif
+    set_result(result, GRAFT_IMAGE_OK, decoder->width, decoder->height, "");
+}
+
+static void jpeg_read_pixels(graft_image_decoder *decoder, graft_image_window window, uint8_t *pixels,
+                             graft_image_result *result) {
     if (setjmp(decoder->fault)) {
         set_fault(decoder, result);
         return;
@@ -202,6 +277,11 @@ static void jpeg_read_pixels(graft_image_decoder *decoder, uint8_t *pixels, graf
     }
     if (!jpeg_start_decompress(jpeg)) {
         set_result(result, GRAFT_IMAGE_TRUNCATED, decoder->width, decoder->height, "the file ends before the picture");
+        return;
+    }
+    bool is_part = window.width < decoder->width || window.height < decoder->height;
+    if (is_part && jpeg_allows_window(decoder)) {
+        jpeg_read_window(decoder, window, pixels, result);
         return;
     }
     while (jpeg->output_scanline < jpeg->output_height) {
@@ -347,10 +427,26 @@ static void png_read_pixels(graft_image_decoder *decoder, uint8_t *pixels, graft
 // ---------------------------------------------------------------------------------------------------------------------
 // Both
 
-void graft_image_read(graft_image_decoder *decoder, uint8_t *pixels, graft_image_result *result) {
+void graft_image_scale(graft_image_decoder *decoder, uint32_t eighths, graft_image_result *result) {
+    if (decoder->kind == GRAFT_KIND_JPEG) {
+        if (setjmp(decoder->fault)) {
+            set_fault(decoder, result);
+            return;
+        }
+        decoder->jpeg.scale_num = eighths;
+        decoder->jpeg.scale_denom = 8;
+        jpeg_calc_output_dimensions(&decoder->jpeg);
+        decoder->width = decoder->jpeg.output_width;
+        decoder->height = decoder->jpeg.output_height;
+    }
+    set_result(result, GRAFT_IMAGE_OK, decoder->width, decoder->height, "");
+}
+
+void graft_image_read(graft_image_decoder *decoder, graft_image_window window, uint8_t *pixels,
+                      graft_image_result *result) {
     switch (decoder->kind) {
     case GRAFT_KIND_JPEG:
-        jpeg_read_pixels(decoder, pixels, result);
+        jpeg_read_pixels(decoder, window, pixels, result);
         break;
     case GRAFT_KIND_PNG:
         png_read_pixels(decoder, pixels, result);

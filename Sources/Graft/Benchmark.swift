@@ -63,12 +63,7 @@ public struct Benchmark: Sendable {
         /// The fastest repeat.
         public var minimum: Double { millisecondsPerImage.min() ?? 0 }
         /// The median repeat.
-        public var median: Double {
-            let sorted = millisecondsPerImage.sorted()
-            guard !sorted.isEmpty else { return 0 }
-            let middle = sorted.count / 2
-            return sorted.count % 2 == 1 ? sorted[middle] : (sorted[middle - 1] + sorted[middle]) / 2
-        }
+        public var median: Double { Benchmark.median(millisecondsPerImage) }
     }
 
     /// Runs `warmup` batches, then `repeats` timed ones, on random input.
@@ -143,7 +138,14 @@ public struct Benchmark: Sendable {
         return Profile(instructions: instructions, rates: try DeviceRates(backend: engine.backend))
     }
 
-    private static func time(repeats: Int, warmup: Int, batchSize: Int, _ body: () throws -> Void) throws -> [Double] {
+    static func median(_ values: [Double]) -> Double {
+        let sorted = values.sorted()
+        guard !sorted.isEmpty else { return 0 }
+        let middle = sorted.count / 2
+        return sorted.count % 2 == 1 ? sorted[middle] : (sorted[middle - 1] + sorted[middle]) / 2
+    }
+
+    static func time(repeats: Int, warmup: Int, batchSize: Int, _ body: () throws -> Void) throws -> [Double] {
         for _ in 0..<max(warmup, 0) { try body() }
         let clock = ContinuousClock()
         return try (0..<repeats).map { _ in

@@ -23,6 +23,9 @@ public struct FitOptions: Sendable {
     public var augmentation = Augmentation.none
     /// What to do about an image that cannot be decoded.
     public var onBadImage = BadImagePolicy.fail
+    /// Whether large JPEGs are decoded at 1/2, 1/4 or 1/8 of their size, for training and validation: faster, with
+    /// pixels that differ a little.
+    public var fastDecode = false
     /// Threads that decode images ahead of the device.
     public var workerCount = 2
     /// Whether the frozen part's outputs are kept, so that epochs after the first compute only what trains. Has no
@@ -136,7 +139,7 @@ extension Trainer {
                 data: data, order: order, preprocessing: configuration.preprocessing,
                 options: BatchLoaderOptions(
                     batchSize: batchSize, workerCount: options.workerCount, augmentation: options.augmentation,
-                    seed: seed, epoch: epoch, onBadImage: options.onBadImage),
+                    seed: seed, epoch: epoch, onBadImage: options.onBadImage, fastDecode: options.fastDecode),
                 batchSize: batchSize, cache: cache?.training
             ) { try self.frontierValues(ofPixels: $0.pixels, batch: prefixBatch) }
         }
@@ -210,7 +213,8 @@ extension Trainer {
             let evaluation = try validation.map {
                 try evaluate(
                     $0, batchSize: options.batchSize, onBadImage: options.onBadImage, workerCount: options.workerCount,
-                    isCancelled: options.isCancelled, cache: cache?.validation, prefixBatch: prefixBatch
+                    fastDecode: options.fastDecode, isCancelled: options.isCancelled, cache: cache?.validation,
+                    prefixBatch: prefixBatch
                 ) { image in try onEvent(.skipped(image)) }
             }
             // The last update of an epoch shows in no training loss any more.
@@ -229,22 +233,23 @@ extension Trainer {
     /// Scores labelled images with the weights as they are now.
     public func evaluate(
         _ data: ImageDataset, batchSize: Int = 32, onBadImage: BadImagePolicy = .fail, workerCount: Int = 2,
-        isCancelled: () -> Bool = { false }, onSkip: (SkippedImage) throws -> Void = { _ in }
+        fastDecode: Bool = false, isCancelled: () -> Bool = { false }, onSkip: (SkippedImage) throws -> Void = { _ in }
     ) throws -> Evaluation {
         try evaluate(
-            data, batchSize: batchSize, onBadImage: onBadImage, workerCount: workerCount, isCancelled: isCancelled,
-            cache: nil, prefixBatch: 0, onSkip: onSkip)
+            data, batchSize: batchSize, onBadImage: onBadImage, workerCount: workerCount, fastDecode: fastDecode,
+            isCancelled: isCancelled, cache: nil, prefixBatch: 0, onSkip: onSkip)
     }
 
     private func evaluate(
-        _ data: ImageDataset, batchSize: Int, onBadImage: BadImagePolicy, workerCount: Int, isCancelled: () -> Bool,
-        cache: FrontierCache?, prefixBatch: Int, onSkip: (SkippedImage) throws -> Void
+        _ data: ImageDataset, batchSize: Int, onBadImage: BadImagePolicy, workerCount: Int, fastDecode: Bool,
+        isCancelled: () -> Bool, cache: FrontierCache?, prefixBatch: Int, onSkip: (SkippedImage) throws -> Void
     ) throws -> Evaluation {
         var evaluation = Evaluation(classNames: data.classes.padded(to: configuration.classCount))
         let batches = TrainingBatches(
             data: data, order: Array(0..<data.count), preprocessing: configuration.preprocessing,
             options: BatchLoaderOptions(
-                batchSize: cache == nil ? batchSize : prefixBatch, workerCount: workerCount, onBadImage: onBadImage),
+                batchSize: cache == nil ? batchSize : prefixBatch, workerCount: workerCount, onBadImage: onBadImage,
+                fastDecode: fastDecode),
             batchSize: batchSize, cache: cache
         ) { try self.frontierValues(ofPixels: $0.pixels, batch: prefixBatch) }
         defer { batches.cancel() }

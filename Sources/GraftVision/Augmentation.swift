@@ -77,6 +77,18 @@ struct Transformation: Equatable {
         var y: Int
         var width: Int
         var height: Int
+
+        /// The same part of the picture at another size, at least one pixel of it.
+        func scaled(from: (width: Int, height: Int), to: (width: Int, height: Int)) -> Region {
+            guard from != to else { return self }
+            func side(_ start: Int, _ count: Int, _ from: Int, _ to: Int) -> (start: Int, count: Int) {
+                let first = min(start * to / from, to - 1)
+                return (first, max(min((start + count) * to / from, to) - first, 1))
+            }
+            let columns = side(x, width, from.width, to.width)
+            let rows = side(y, height, from.height, to.height)
+            return Region(x: columns.start, y: rows.start, width: columns.count, height: rows.count)
+        }
     }
 
     /// The part of the picture that is stretched to the input's square; nil for the usual resize and centre crop.

@@ -78,7 +78,7 @@ public enum ImageCodec {
         contentsOf path: String, exif: ExifPolicy = .apply, limits: ImageLimits = ImageLimits()
     ) throws(ImageError) -> RGBImage {
         let workspace = ImageWorkspace()
-        return try image(from: workspace.decode(contentsOf: path, exif: exif, limits: limits))
+        return try image(from: workspace.decode(contentsOf: path, exif: exif, limits: limits).view)
     }
 
     /// Decodes a JPEG or PNG file in memory; errors name no file.
@@ -88,7 +88,7 @@ public enum ImageCodec {
         let workspace = ImageWorkspace()
         let outcome = bytes.withUnsafeBufferPointer { buffer in
             Result { () throws(ImageError) in
-                image(from: try workspace.decode(buffer, exif: exif, limits: limits))
+                image(from: try workspace.decode(buffer, exif: exif, limits: limits).view)
             }
         }
         return try outcome.get()
@@ -142,19 +142,52 @@ extension ImageError {
     }
 }
 
+/// A decoded picture, or what of it was asked for.
+struct DecodedPicture {
+    /// The pixels; only those of the window that was asked for mean something.
+    var view: PixelView
+    /// The whole picture's width when upright, before any scaling.
+    var width: Int
+    /// The whole picture's height when upright, before any scaling.
+    var height: Int
+
+    init(_ view: PixelView, width: Int, height: Int) {
+        self.view = view
+        self.width = width
+        self.height = height
+    }
+
+    /// A picture of which everything is there.
+    init(_ view: PixelView) { self.init(view, width: view.width, height: view.height) }
+}
+
+/// What a caller will use of a picture; more may be decoded.
+struct DecodingRequest {
+    /// 1, 2, 4 or 8: a JPEG may be decoded at so many eighths of its size.
+    var eighths = 8
+    /// The pixels that are needed, in the upright picture at full size; nil for all.
+    var window: (columns: Range<Int>, rows: Range<Int>)?
+}
+
 extension ImageWorkspace {
     /// Decodes a file into this workspace; the view is good until the next decoding.
-    func decode(contentsOf path: String, exif: ExifPolicy, limits: ImageLimits) throws(ImageError) -> PixelView {
+    ///
+    /// `request` gets the width and height of the upright picture and says what will be used of it.
+    func decode(
+        contentsOf path: String, exif: ExifPolicy, limits: ImageLimits,
+        request: (Int, Int) -> DecodingRequest = { _, _ in DecodingRequest() }
+    ) throws(ImageError) -> DecodedPicture {
         do {
-            return try decode(read(path, limits: limits), exif: exif, limits: limits)
+            return try decode(read(path, limits: limits), exif: exif, limits: limits, request: request)
         } catch {
             throw error.naming(path)
         }
     }
 
     func decode(
-        _ bytes: UnsafeBufferPointer<UInt8>, exif: ExifPolicy, limits: ImageLimits
-    ) throws(ImageError) -> PixelView {
+        _ bytes: UnsafeBufferPointer<UInt8>, exif: ExifPolicy, limits: ImageLimits,
+        request: (Int, Int) -> DecodingRequest = { _, _ in DecodingRequest() }
+    ) throws(ImageError) -> DecodedPicture {
         guard !bytes.isEmpty else { throw ImageError(file: nil, fault: .empty) }
         let format = ImageFormat(sniffing: bytes)
         let pixelLimit = UInt64(max(limits.pixelCount, 0))
@@ -167,17 +200,34 @@ extension ImageWorkspace {
         }
         guard let decoder else { throw ImageError(result, limits: limits) }
         defer { graft_image_close(decoder) }
+        let orientation = exif == .apply ? ExifReader.orientation(of: bytes, format: format) : .upright
         // Both sides are at most 2^31 - 1 and their product is within the limit, so this cannot overflow.
+        var fullWidth = Int(result.width)
+        var fullHeight = Int(result.height)
+        if orientation.swapsSides { swap(&fullWidth, &fullHeight) }
+        let request = request(fullWidth, fullHeight)
+        var window = graft_image_window(x: 0, y: 0, width: result.width, height: result.height)
+        if request.eighths < 8 {
+            graft_image_scale(decoder, UInt32(request.eighths), &result)
+            guard result.status == GRAFT_IMAGE_OK else { throw ImageError(result, limits: limits) }
+            window = graft_image_window(x: 0, y: 0, width: result.width, height: result.height)
+        } else if orientation == .upright, let wanted = request.window {
+            let columns = wanted.columns.clamped(to: 0..<fullWidth)
+            let rows = wanted.rows.clamped(to: 0..<fullHeight)
+            window = graft_image_window(
+                x: UInt32(columns.lowerBound), y: UInt32(rows.lowerBound), width: UInt32(columns.count),
+                height: UInt32(rows.count))
+        }
         let width = Int(result.width)
         let height = Int(result.height)
         let pixels = decoded.reserve(width * height * 3)
-        graft_image_read(decoder, pixels, &result)
+        graft_image_read(decoder, window, pixels, &result)
         guard result.status == GRAFT_IMAGE_OK else { throw ImageError(result, limits: limits) }
         let view = PixelView(base: UnsafePointer(pixels), width: width, height: height, stride: width * 3)
-        guard exif == .apply else { return view }
-        let orientation = ExifReader.orientation(of: bytes, format: format)
-        guard orientation != .upright else { return view }
-        return view.writeUpright(orientation, to: upright.reserve(width * height * 3))
+        guard orientation != .upright else { return DecodedPicture(view, width: fullWidth, height: fullHeight) }
+        return DecodedPicture(
+            view.writeUpright(orientation, to: upright.reserve(width * height * 3)), width: fullWidth,
+            height: fullHeight)
     }
 
     /// Reads a whole file into the workspace.

@@ -76,21 +76,34 @@ public struct ImagePreprocessing: Sendable, Hashable {
         }
         let view = PixelView(
             base: UnsafePointer(copy), width: image.width, height: image.height, stride: image.width * 3)
-        return render(view, transformation: .none, workspace: workspace)
+        return render(DecodedPicture(view), transformation: .none, workspace: workspace)
     }
 
     /// The same for a file.
+    ///
+    /// - Parameters:
+    ///   - path: the file.
+    ///   - fastDecode: whether a large JPEG may be decoded at a fraction of its size, see `BatchLoaderOptions`.
+    ///   - limits: bounds on what is read.
+    ///   - workspace: buffers, to be reused from file to file.
+    /// - Returns: `imageSize × imageSize × 3` bytes.
+    /// - Throws: `ImageError`, which names the file.
     public func geometry(
-        contentsOf path: String, limits: ImageLimits = ImageLimits(), workspace: ImageWorkspace = ImageWorkspace()
+        contentsOf path: String, fastDecode: Bool = false, limits: ImageLimits = ImageLimits(),
+        workspace: ImageWorkspace = ImageWorkspace()
     ) throws(ImageError) -> [UInt8] {
-        let view = try workspace.decode(contentsOf: path, exif: exif, limits: limits)
-        return render(view, transformation: .none, workspace: workspace)
+        let picture = try workspace.decode(contentsOf: path, exif: exif, limits: limits) { width, height in
+            request(width: width, height: height, transformation: .none, fastDecode: fastDecode)
+        }
+        return render(picture, transformation: .none, workspace: workspace)
     }
 
-    private func render(_ view: PixelView, transformation: Transformation, workspace: ImageWorkspace) -> [UInt8] {
+    private func render(
+        _ picture: DecodedPicture, transformation: Transformation, workspace: ImageWorkspace
+    ) -> [UInt8] {
         [UInt8](unsafeUninitializedCapacity: byteCount) { buffer, count in
             if let base = buffer.baseAddress {
-                render(view, transformation: transformation, into: base, workspace: workspace)
+                render(picture, transformation: transformation, into: base, workspace: workspace)
             }
             count = byteCount
         }
@@ -111,19 +124,50 @@ public struct ImagePreprocessing: Sendable, Hashable {
         return (start..<start + imageSize, 0)
     }
 
+    /// How much larger than needed a picture must be when it is decoded at a fraction of its size.
+    private static let fastDecodeMargin = 1.25
+
+    /// What of a picture of a size `render` will read.
+    func request(width: Int, height: Int, transformation: Transformation, fastDecode: Bool) -> DecodingRequest {
+        var request = DecodingRequest()
+        let size = transformation.region == nil ? resizedSize(width: width, height: height) : (imageSize, imageSize)
+        let source = transformation.region.map { ($0.width, $0.height) } ?? (width, height)
+        if fastDecode {
+            let scale = max(Double(size.0) / Double(source.0), Double(size.1) / Double(source.1))
+            request.eighths = [1, 2, 4].first { Double($0) / 8 >= scale * Self.fastDecodeMargin } ?? 8
+        }
+        if let region = transformation.region {
+            request.window = (region.x..<region.x + region.width, region.y..<region.y + region.height)
+        } else {
+            request.window = (
+                Resampling.sourceRange(
+                    of: crop(side: size.0).source, inputCount: width, outputCount: size.0, interpolation: interpolation),
+                Resampling.sourceRange(
+                    of: crop(side: size.1).source, inputCount: height, outputCount: size.1, interpolation: interpolation
+                )
+            )
+        }
+        return request
+    }
+
     /// Writes one input of `byteCount` bytes.
+    ///
+    /// The transformation and the size after resizing are those of the picture at its full size.
     func render(
-        _ view: PixelView, transformation: Transformation, into target: UnsafeMutablePointer<UInt8>,
+        _ picture: DecodedPicture, transformation: Transformation, into target: UnsafeMutablePointer<UInt8>,
         workspace: ImageWorkspace
     ) {
         let stride = imageSize * 3
+        let view = picture.view
         if let region = transformation.region {
+            let place = region.scaled(
+                from: (picture.width, picture.height), to: (view.width, view.height))
             Resampling.resize(
-                view.cropped(x: region.x, y: region.y, width: region.width, height: region.height), width: imageSize,
+                view.cropped(x: place.x, y: place.y, width: place.width, height: place.height), width: imageSize,
                 height: imageSize, interpolation: interpolation, columns: 0..<imageSize, rows: 0..<imageSize,
                 target: target, targetStride: stride, workspace: workspace)
         } else {
-            let size = resizedSize(width: view.width, height: view.height)
+            let size = resizedSize(width: picture.width, height: picture.height)
             let columns = crop(side: size.width)
             let rows = crop(side: size.height)
             if columns.source.count < imageSize || rows.source.count < imageSize {

@@ -52,6 +52,10 @@ public final class ImageWorkspace {
     let decoded = PixelBuffer()
     let upright = PixelBuffer()
     let intermediate = PixelBuffer()
+    /// The weights of the last few sizes: pictures of one source often share theirs.
+    let weights = WeightsCache()
+    /// Whether resampling may use what only some processors have; for tests of the portable code.
+    var allowsVectorExtensions = true
 
     /// Makes an empty workspace; its buffers grow with the pictures.
     public init() {}

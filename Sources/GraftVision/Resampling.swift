@@ -1,3 +1,4 @@
+import CImageCodecs
 import Foundation
 
 /// How a picture is brought to another size.
@@ -26,13 +27,16 @@ enum Resampling {
     /// The bits of a weight's lower part.
     private static let lowBits = 11
 
+    /// Whether this processor has what the C functions for the passes need; elsewhere the Swift code below does them.
+    private static let hasExtensions = graft_resample_is_available()
+
     /// The weights of a range of positions along one direction.
     struct Weights {
         /// The first source pixel of each position.
         var starts: [Int]
         /// How many pairs of source pixels each position has.
         var pairCounts: [Int]
-        /// Pairs of upper and of lower parts, 16 bits each, `capacity` pairs per position.
+        /// Pairs of upper and of lower parts, 16 bits each, `capacity` pairs per position: an even number.
         var highPairs: [UInt32]
         var lowPairs: [UInt32]
         var capacity: Int
@@ -45,7 +49,7 @@ enum Resampling {
             let filterScale = max(scale, 1)
             let support = (interpolation == .bicubic ? 2.0 : 1.0) * filterScale
             let longest = min(Int(support.rounded(.up)) * 2 + 1, inputCount)
-            capacity = (longest + 1) / 2
+            capacity = (longest + 3) / 4 * 2
             starts = []
             pairCounts = []
             starts.reserveCapacity(positions.count)
@@ -85,6 +89,22 @@ enum Resampling {
             sourceRange = first..<max(first, last)
         }
 
+        /// The same for the C functions.
+        func withShimWeights(_ body: (UnsafePointer<graft_resample_weights>) -> Void) {
+            starts.withUnsafeBufferPointer { starts in
+                pairCounts.withUnsafeBufferPointer { pairCounts in
+                    highPairs.withUnsafeBufferPointer { highs in
+                        lowPairs.withUnsafeBufferPointer { lows in
+                            var weights = graft_resample_weights(
+                                count: starts.count, starts: starts.baseAddress, pair_counts: pairCounts.baseAddress,
+                                high_pairs: highs.baseAddress, low_pairs: lows.baseAddress, capacity: capacity)
+                            body(&weights)
+                        }
+                    }
+                }
+            }
+        }
+
         private static func triangle(_ x: Double) -> Double {
             let distance = abs(x)
             return distance < 1 ? 1 - distance : 0
@@ -97,6 +117,17 @@ enum Resampling {
             if distance < 2 { return (((distance - 5) * distance + 8) * distance - 4) * a }
             return 0
         }
+    }
+
+    /// At least the source pixels that a range of positions needs.
+    static func sourceRange(
+        of positions: Range<Int>, inputCount: Int, outputCount: Int, interpolation: Interpolation
+    ) -> Range<Int> {
+        let scale = Double(inputCount) / Double(outputCount)
+        let support = (interpolation == .bicubic ? 2.0 : 1.0) * max(scale, 1)
+        let first = Int(((Double(positions.lowerBound) + 0.5) * scale - support).rounded(.down)) - 2
+        let end = Int(((Double(positions.upperBound) - 0.5) * scale + support).rounded(.up)) + 2
+        return (first..<max(end, first)).clamped(to: 0..<inputCount)
     }
 
     /// Resizes a picture to `width × height` and writes a window of the result.
@@ -123,37 +154,47 @@ enum Resampling {
                 targetStride: targetStride)
             return
         }
-        let horizontal = Weights(
+        let horizontal = workspace.weights.weights(
             inputCount: source.width, outputCount: width, positions: columns, interpolation: interpolation)
-        let vertical = Weights(
+        let vertical = workspace.weights.weights(
             inputCount: source.height, outputCount: height, positions: rows, interpolation: interpolation)
+        let usesExtensions = workspace.allowsVectorExtensions && Self.hasExtensions
         if height == source.height {
             let input = source.cropped(x: 0, y: rows.lowerBound, width: source.width, height: rows.count)
-            resampleRows(input, weights: horizontal, firstColumn: 0, target: target, targetStride: targetStride)
+            resampleRows(
+                input, weights: horizontal, firstColumn: 0, target: target, targetStride: targetStride,
+                usesExtensions: usesExtensions)
         } else if width == source.width {
             let input = source.cropped(x: columns.lowerBound, y: 0, width: columns.count, height: source.height)
-            resampleColumns(input, firstRow: 0, weights: vertical, target: target, targetStride: targetStride)
+            resampleColumns(
+                input, firstRow: 0, weights: vertical, target: target, targetStride: targetStride,
+                usesExtensions: usesExtensions)
         } else if isVerticalFirst(width: source.width, height: source.height, newWidth: width, newHeight: height) {
             let needed = horizontal.sourceRange
             let input = source.cropped(x: needed.lowerBound, y: 0, width: needed.count, height: source.height)
             let stride = needed.count * 3
             let buffer = workspace.intermediate.reserve(stride * rows.count)
-            resampleColumns(input, firstRow: 0, weights: vertical, target: buffer, targetStride: stride)
+            resampleColumns(
+                input, firstRow: 0, weights: vertical, target: buffer, targetStride: stride,
+                usesExtensions: usesExtensions)
             let between = PixelView(
                 base: UnsafePointer(buffer), width: needed.count, height: rows.count, stride: stride)
             resampleRows(
-                between, weights: horizontal, firstColumn: needed.lowerBound, target: target, targetStride: targetStride
-            )
+                between, weights: horizontal, firstColumn: needed.lowerBound, target: target,
+                targetStride: targetStride, usesExtensions: usesExtensions)
         } else {
             let needed = vertical.sourceRange
             let input = source.cropped(x: 0, y: needed.lowerBound, width: source.width, height: needed.count)
             let stride = columns.count * 3
             let buffer = workspace.intermediate.reserve(stride * needed.count)
-            resampleRows(input, weights: horizontal, firstColumn: 0, target: buffer, targetStride: stride)
+            resampleRows(
+                input, weights: horizontal, firstColumn: 0, target: buffer, targetStride: stride,
+                usesExtensions: usesExtensions)
             let between = PixelView(
                 base: UnsafePointer(buffer), width: columns.count, height: needed.count, stride: stride)
             resampleColumns(
-                between, firstRow: needed.lowerBound, weights: vertical, target: target, targetStride: targetStride)
+                between, firstRow: needed.lowerBound, weights: vertical, target: target, targetStride: targetStride,
+                usesExtensions: usesExtensions)
         }
     }
 
@@ -210,8 +251,16 @@ enum Resampling {
     /// The horizontal pass: every row of `source` to `weights.starts.count` pixels, four rows at a time;
     /// column 0 of `source` is the picture's `firstColumn`.
     private static func resampleRows(
-        _ source: PixelView, weights: Weights, firstColumn: Int, target: UnsafeMutablePointer<UInt8>, targetStride: Int
+        _ source: PixelView, weights: Weights, firstColumn: Int, target: UnsafeMutablePointer<UInt8>, targetStride: Int,
+        usesExtensions: Bool
     ) {
+        if usesExtensions {
+            weights.withShimWeights { weights in
+                graft_resample_rows(
+                    source.base, source.stride, source.height, weights, firstColumn, target, targetStride)
+            }
+            return
+        }
         let outputCount = weights.starts.count
         let stride = source.stride
         weights.highPairs.withUnsafeBufferPointer { highs in
@@ -284,10 +333,18 @@ enum Resampling {
 
     /// The vertical pass: all columns of `source`, whose row 0 is row `firstRow` of the picture; 16 bytes at a time.
     private static func resampleColumns(
-        _ source: PixelView, firstRow: Int, weights: Weights, target: UnsafeMutablePointer<UInt8>, targetStride: Int
+        _ source: PixelView, firstRow: Int, weights: Weights, target: UnsafeMutablePointer<UInt8>, targetStride: Int,
+        usesExtensions: Bool
     ) {
         let byteCount = source.width * 3
         let lastRow = source.height - 1
+        if usesExtensions {
+            weights.withShimWeights { weights in
+                graft_resample_columns(
+                    source.base, source.stride, byteCount, lastRow, weights, firstRow, target, targetStride)
+            }
+            return
+        }
         weights.highPairs.withUnsafeBufferPointer { highs in
             weights.lowPairs.withUnsafeBufferPointer { lows in
                 for y in 0..<weights.starts.count {
@@ -378,5 +435,37 @@ enum Resampling {
             center += step
         }
         return found
+    }
+}
+
+/// The weights of the sizes that came last.
+final class WeightsCache {
+    private struct Key: Equatable {
+        var inputCount: Int
+        var outputCount: Int
+        var positions: Range<Int>
+        var interpolation: Interpolation
+    }
+
+    /// More sizes than that in turn are computed anew, which costs a hundredth of a picture.
+    private static let capacity = 8
+    private var entries: [(key: Key, weights: Resampling.Weights)] = []
+    private var oldest = 0
+
+    func weights(
+        inputCount: Int, outputCount: Int, positions: Range<Int>, interpolation: Interpolation
+    ) -> Resampling.Weights {
+        let key = Key(
+            inputCount: inputCount, outputCount: outputCount, positions: positions, interpolation: interpolation)
+        if let found = entries.first(where: { $0.key == key }) { return found.weights }
+        let made = Resampling.Weights(
+            inputCount: inputCount, outputCount: outputCount, positions: positions, interpolation: interpolation)
+        if entries.count < Self.capacity {
+            entries.append((key, made))
+        } else {
+            entries[oldest] = (key, made)
+            oldest = (oldest + 1) % Self.capacity
+        }
+        return made
     }
 }

@@ -83,7 +83,7 @@ class Row:
 
     @property
     def unit(self):
-        return {"bench": "ms/image", "memory": "MiB"}.get(self.kind, "s")
+        return {"bench": "ms/image", "jpeg": "ms/image", "memory": "MiB"}.get(self.kind, "s")
 
 
 def define(name, work, kind, opencl, cpu, **options):
@@ -107,7 +107,7 @@ ROWS = [
            mode="train", trainable="layer3,fc", batch=32, repeats=3),
     define("recipe-head", "head only, 10 epochs, folder of JPEGs to saved weights", "recipe", 0.06, 0.06, batch=32),
     define("recipe-layer3", "the same, layer3 from epoch 5", "recipe", 0.28, 0.32, batch=32, unfreeze="5:layer3"),
-    define("jpeg", "JPEG file to normalised 224 px tensor, time per image", "jpeg", 0.50, 0.50),
+    define("jpeg", "JPEG file to 224 px input, time per image", "jpeg", 0.50, 0.50, batch=32, repeats=3),
     define("memory", "peak resident memory, ResNet-18 training, batch 32", "memory", 0.50, 0.50, mode="train",
            batch=32),
     define("cold-start", "classify one image in a new process, ResNet-18", "cold", 0.20, 0.20),
@@ -118,6 +118,11 @@ PEERS = {
     "torch-compile": "PyTorch, compiled, channels-last",
     "onnxruntime": "ONNX Runtime",
     "openvino": "OpenVINO, float32",
+}
+# Read images only: Graft's loader ends with bytes, since its devices normalise; the second ends where Graft ends.
+READERS = {
+    "torchvision": "torchvision with Pillow, normalised float32",
+    "torchvision-bytes": "torchvision with Pillow, uint8",
 }
 
 
@@ -232,6 +237,26 @@ def image_folder(folder, size):
     return datasets.ImageFolder(folder, preprocessing(size))
 
 
+def byte_folder(folder, size):
+    from torchvision import datasets, transforms
+
+    return datasets.ImageFolder(folder, transforms.Compose([
+        transforms.Resize(round(size * 256 / 224)), transforms.CenterCrop(size), transforms.PILToTensor()]))
+
+
+def processor_seconds_of_children():
+    """User and system time of this process's living children: workers of a loader."""
+    total = 0
+    for entry in os.listdir("/proc"):
+        try:
+            fields = Path("/proc", entry, "stat").read_text().rpartition(")")[2].split() if entry.isdigit() else []
+        except OSError:
+            continue
+        if fields and int(fields[1]) == os.getpid():
+            total += int(fields[11]) + int(fields[12])
+    return total / os.sysconf("SC_CLK_TCK")
+
+
 def first_line(error):
     text = str(error).strip()
     return f"{type(error).__name__}: {text.splitlines()[0][:160]}" if text else type(error).__name__
@@ -292,6 +317,26 @@ class Server:
                 difference += float((theirs[name].double() - value.double()).square().sum())
                 update += float((value.double() - start[name].double()).square().sum())
         return {"difference": (difference / update) ** 0.5}
+
+    def do_inputs(self, folder, size, count, out):
+        """Reference only: the normalised inputs of the first images of a folder, and their names."""
+        dataset = image_folder(folder, size)
+        np.save(out, np.stack([dataset[index][0].numpy() for index in range(count)]))
+        return {"images": [os.path.relpath(path, folder) for path, _ in dataset.samples[:count]]}
+
+    def do_read(self, folder, size, batch):
+        """A loader over a folder; a step is one pass, and the workers stay from pass to pass."""
+        import torch
+
+        dataset = image_folder(folder, size) if self.peer == "torchvision" else byte_folder(folder, size)
+        loader = torch.utils.data.DataLoader(dataset, batch, num_workers=self.threads, persistent_workers=True)
+
+        def step():
+            for _ in loader:
+                pass
+
+        self.step = step
+        return {"images": len(dataset)}
 
     def do_setup(self, row, weights, onnx, images, logits):
         row = Row(**row)
@@ -382,7 +427,8 @@ class Server:
         return forward
 
     def do_run(self, repeats):
-        for _ in range(2):  # as `graft bench` does
+        warmup = 1 if self.peer in READERS else 2  # as `graft bench` does
+        for _ in range(warmup):
             self.step()
         times = []
         for _ in range(repeats):
@@ -406,7 +452,7 @@ def serve(peer, threads):
     os.dup2(2, 1)
     server = None
     for line in sys.stdin:
-        before = time.process_time()
+        before = time.process_time() + processor_seconds_of_children()
         try:
             server = server or Server(peer, threads)
             answer = server.answer(json.loads(line))
@@ -419,7 +465,7 @@ def serve(peer, threads):
 
             traceback.print_exc()
             answer = {"failed": first_line(error)}
-        answer["cpu_seconds"] = time.process_time() - before
+        answer["cpu_seconds"] = time.process_time() + processor_seconds_of_children() - before
         print(json.dumps(answer), file=answers, flush=True)
 
 
@@ -855,9 +901,7 @@ class Comparison:
 
     def measure_row(self, row, outcome):
         if row.kind == "jpeg":
-            reason = "no graft command times reading alone; `graft bench --mode infer|train` starts from tensors"
-            for verdict in outcome.verdicts:
-                verdict.state, verdict.note = "skipped", reason
+            self.measure_reading(row, outcome)
             return
         files = self.prepare(row)
         ready = []
@@ -886,6 +930,65 @@ class Comparison:
                         peer.ask(do="drop")
                 except Failure as reason:
                     outcome.notes.append(f"{peer.name}: {reason}")
+
+    def measure_reading(self, row, outcome):
+        """Reading has no device: one contestant of Graft's, whose verdict is every device's."""
+        folder = os.path.join(self.recipe_data(), "train")
+        graft, agreement, wrong = self.grafts[0], "", ""
+        try:
+            wrong, agreement = self.check_inputs(graft, folder, row.size)
+        except (Skip, Failure) as reason:
+            for verdict in outcome.verdicts:
+                verdict.state, verdict.note = "FAILED", str(reason)
+            return
+        for verdict in outcome.verdicts:
+            verdict.agreement = agreement
+            if wrong:
+                verdict.state, verdict.note = "DISAGREES", wrong
+        outcome.notes.append("Graft and torchvision-bytes end with bytes, torchvision with normalised floats; "
+                             f"{self.options.threads} threads or workers, batch {row.batch}")
+
+        def graft_block(repeats):
+            run = Run([graft.path, "bench", "--mode", "read", "--data", folder, "--image-size", str(row.size),
+                       "--batch-size", str(row.batch), "--repeats", str(repeats), "--threads",
+                       str(self.options.threads), "--json"])
+            answer = json.loads(run.output)
+            return answer["ms_per_image_min"], answer["ms_per_image_median"], run.cpu_seconds
+
+        for name in READERS:
+            peer = self.peers.setdefault(name, Peer(name, self.options.threads, self.folder))
+            try:
+                peer.batch = peer.ask(do="read", folder=folder, size=row.size, batch=row.batch)["images"]
+                outcome.contestants.append(Contestant(name, peer.measure))
+            except (Skip, Failure) as reason:
+                outcome.notes.append(f"{name}: {reason}")
+        outcome.contestants += [Contestant(f"graft {verdict.device}", graft_block) for verdict in outcome.verdicts[:1]]
+        try:
+            self.alternate(row, outcome)
+        finally:
+            for name in READERS:
+                self.peers.pop(name).close()
+        for contestant in [c for c in outcome.contestants if c.name.startswith("graft ")]:
+            for verdict in outcome.verdicts[1:]:
+                copy = Contestant(f"graft {verdict.device}", graft_block)
+                copy.blocks = contestant.blocks
+                outcome.contestants.append(copy)
+
+    def check_inputs(self, graft, folder, size):
+        """Whether Graft's inputs for a few files are torchvision's, taken behind normalisation."""
+        count, inputs, out = 8, self.path("inputs.npy"), self.path("graft-inputs.npz")
+        names = self.reference.ask(do="inputs", folder=folder, size=size, count=count, out=inputs)["images"]
+        weights = self.path("resnet18-1000.pth")
+        self.prepare(next(row for row in ROWS if row.name == "resnet18-infer"))
+        graft.run("extract", folder, "--model", "resnet18", "--weights", weights, "--layer", "conv1:input", "--limit",
+                  count, "--image-size", size, "--exif", "ignore", "--out", out, "--quiet")
+        with np.load(out) as result:
+            order = {str(path): index for index, path in enumerate(result["paths"])}
+            ours = result["conv1:input"][[order[name] for name in names]]
+        difference = float(np.abs(ours - np.load(inputs)).max())
+        text = f"normalised inputs differ by {difference:.1e}"
+        # A step of one in a byte is 0.0171 at least.
+        return ("" if difference < 1e-3 else f"{text}, allowed 1e-3"), text
 
     def bench_contestants(self, row, files, ready, outcome):
         result = []
@@ -1039,8 +1142,8 @@ class Comparison:
 
     def alternate(self, row, outcome):
         rounds = min(self.options.rounds, {"recipe": 3, "memory": 2}.get(row.kind, self.options.rounds))
-        box = (90 if row.kind == "bench" else 300) if self.options.quick else (600 if row.kind == "bench" else 2400)
-        if row.kind in ("bench", "cold"):
+        box = (90 if row.kind in ("bench", "jpeg") else 300) if self.options.quick else (600 if row.kind in ("bench", "jpeg") else 2400)
+        if row.kind in ("bench", "jpeg", "cold"):
             for contestant in list(outcome.contestants):  # fills file and kernel caches before anything counts
                 self.try_block(contestant, outcome, contestant.measure, 1)
         start = time.monotonic()

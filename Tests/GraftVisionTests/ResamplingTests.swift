@@ -35,6 +35,21 @@ import Testing
         }
     }
 
+    /// The code for every processor gives what the code for this one gives, which the other tests hold to Pillow.
+    @Test func portableCodeIsTheSame() throws {
+        let image = formula(61, 83)
+        for interpolation in Interpolation.allCases {
+            for (width, height) in [(1, 1), (7, 9), (40, 50), (61, 50), (40, 83), (90, 120), (55, 13), (500, 3)] {
+                let results = [true, false].map { allowed in
+                    resize(
+                        image, width: width, height: height, interpolation: interpolation, columns: 0..<width,
+                        rows: 0..<height, allowsVectorExtensions: allowed)
+                }
+                #expect(results[0] == results[1], "\(interpolation) \(width) × \(height)")
+            }
+        }
+    }
+
     @Test func windowEqualsCutOut() throws {
         let image = formula(61, 83)
         for interpolation in Interpolation.allCases {
@@ -143,9 +158,11 @@ import Testing
     }
 
     private func resize(
-        _ image: RGBImage, width: Int, height: Int, interpolation: Interpolation, columns: Range<Int>, rows: Range<Int>
+        _ image: RGBImage, width: Int, height: Int, interpolation: Interpolation, columns: Range<Int>, rows: Range<Int>,
+        allowsVectorExtensions: Bool = true
     ) -> [UInt8] {
         let workspace = ImageWorkspace()
+        workspace.allowsVectorExtensions = allowsVectorExtensions
         let copy = workspace.decoded.reserve(image.pixels.count)
         for (index, byte) in image.pixels.enumerated() { copy[index] = byte }
         let view = PixelView(
@@ -173,7 +190,8 @@ import Testing
         var result = [UInt8](repeating: 0, count: preprocessing.byteCount)
         result.withUnsafeMutableBufferPointer { buffer in
             guard let base = buffer.baseAddress else { return }
-            preprocessing.render(view, transformation: transformation, into: base, workspace: workspace)
+            preprocessing.render(
+                DecodedPicture(view), transformation: transformation, into: base, workspace: workspace)
         }
         return result
     }

@@ -5,6 +5,7 @@
 /// channel, converted as Pillow's `convert("RGB")` does.
 #pragma once
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -48,8 +49,24 @@ graft_image_decoder *graft_jpeg_open(const uint8_t *bytes, size_t byte_count, ui
 graft_image_decoder *graft_png_open(const uint8_t *bytes, size_t byte_count, uint64_t pixel_limit,
                                     graft_image_result *result);
 
+/// Has a JPEG decoded at `eighths`/8 of its size (1, 2, 4 or 8), rounded up; `result` gets the extents from then on.
+/// Before reading; a PNG keeps its size.
+void graft_image_scale(graft_image_decoder *decoder, uint32_t eighths, graft_image_result *result);
+
+/// A rectangle of pixels.
+typedef struct graft_image_window {
+    uint32_t x;
+    uint32_t y;
+    uint32_t width;
+    uint32_t height;
+} graft_image_window;
+
 /// Decodes into `pixels`, width × height × 3 bytes, rows from top to bottom, R G B per pixel. Once per decoder.
-void graft_image_read(graft_image_decoder *decoder, uint8_t *pixels, graft_image_result *result);
+///
+/// Only the pixels of `window` are sure to be written, each at its place in the whole picture and with the value it has
+/// when the window is the whole. The file is read to its end in any case, so that a file that ends early is one.
+void graft_image_read(graft_image_decoder *decoder, graft_image_window window, uint8_t *pixels,
+                      graft_image_result *result);
 
 /// Frees a decoder; NULL is allowed.
 void graft_image_close(graft_image_decoder *decoder);
@@ -60,6 +77,32 @@ uint8_t *graft_png_encode(const uint8_t *pixels, uint32_t width, uint32_t height
 
 /// Frees what `graft_png_encode` returned.
 void graft_image_free(uint8_t *bytes);
+
+/// The weights of one direction of resampling; see GraftVision's `Resampling.Weights`.
+typedef struct graft_resample_weights {
+    /// Positions of the result.
+    size_t count;
+    const ptrdiff_t *starts;
+    const ptrdiff_t *pair_counts;
+    const uint32_t *high_pairs;
+    const uint32_t *low_pairs;
+    /// Pairs from one position's weights to the next one's: an even number.
+    size_t capacity;
+} graft_resample_weights;
+
+/// Whether the functions below work on this processor; elsewhere they do nothing.
+bool graft_resample_is_available(void);
+
+/// The horizontal pass; column 0 of `source` is the picture's `first_column`. Reads up to 13 bytes behind the last pixel.
+void graft_resample_rows(const uint8_t *source, size_t source_stride, size_t row_count,
+                         const graft_resample_weights *weights, ptrdiff_t first_column, uint8_t *target,
+                         size_t target_stride);
+
+/// The vertical pass over rows of `byte_count` bytes; row 0 of `source` is the picture's `first_row`, the last one
+/// `last_row` of `source`. Reads up to 31 bytes behind a row.
+void graft_resample_columns(const uint8_t *source, size_t source_stride, size_t byte_count, ptrdiff_t last_row,
+                            const graft_resample_weights *weights, ptrdiff_t first_row, uint8_t *target,
+                            size_t target_stride);
 
 #ifdef __cplusplus
 }

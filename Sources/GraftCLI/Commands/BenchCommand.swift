@@ -3,35 +3,60 @@ import Graft
 /// `graft bench`
 enum BenchCommand {
     static let mode = Argument.required(
-        "mode", .choice("infer", "train"), placeholderValue: "", help: "Forward passes or training steps.")
+        "mode", .choice("infer", "train", "read"), placeholderValue: "",
+        help: "Forward passes, training steps, or reading of image files.")
+    static let model = Argument.optional(
+        "model", .text("MODEL"), shownAs: "none; needed by --mode infer and train",
+        help: "Architecture, as `graft models` lists it.")
+    static let data = Argument.optional(
+        "data", .path("DIR"), shownAs: "none; needed by --mode read", help: "Folder of class folders of JPEGs or PNGs.")
     static let trainable = Argument.option(
         "trainable", .names("S"), default: ["all"], shownAs: "all",
         help: "Layers that train, with --mode train: all or names; the rest is frozen.")
     static let repeats = Argument.option(
         "repeats", .wholeNumber("R", atLeast: 1, atMost: 1_000_000), default: 5, help: "Timed runs.")
     static let imageSize = Argument.optional(
-        "image-size", .wholeNumber("S", atLeast: 1, atMost: 65_536), shownAs: "the architecture's", example: "224",
-        help: "Side of the input.")
+        "image-size", .wholeNumber("S", atLeast: 1, atMost: 65_536), shownAs: "the architecture's, else 224",
+        example: "224", help: "Side of the input.")
 
     static let profile = Argument.flag(
         "profile", help: "Time of every node, its rates, and their share of what the device reaches at best.")
 
     static let command = Command(
         name: "bench",
-        summary: "Time a network with random weights and inputs: milliseconds per image.",
-        discussion: "A training step is forward, loss, backward and an SGD update. Reading images is not included.",
+        summary: "Time a network with random weights and inputs, or the reading of images: milliseconds per image.",
+        discussion: """
+            A training step is forward, loss, backward and an SGD update; reading images is not included. With --mode \
+            read, a run is one pass over DIR by the loader of `graft train`: read, decode, resize, crop, gather into \
+            batches of bytes; normalisation is the device's work and not included.
+            """,
         examples: [
             "graft bench --model resnet18 --mode infer --batch-size 8 --json",
             "graft bench --model resnet18 --mode train --trainable layer3,fc --device opencl",
             "graft bench --model resnet18 --mode infer --batch-size 8 --profile",
+            "graft bench --mode read --data photos/train --threads 2",
         ],
         groups: [
             ArgumentGroup(
-                "What", [Shared.model, mode, trainable, TrainableSet.frozenStatistics, imageSize, repeats, profile]),
+                "What", [mode, model, trainable, TrainableSet.frozenStatistics, imageSize, repeats, profile]),
+            ArgumentGroup("Reading", [data, Shared.limit, Shared.fastDecode]),
             Shared.runGroup(seeded: true),
             Shared.outputGroup,
         ],
         validate: { values throws(UsageError) in
+            let isReading = values[mode] == "read"
+            let needed = isReading ? data as any AnyArgument : model
+            guard values.isGiven(needed) else {
+                throw UsageError("missing \(needed.display) \(needed.placeholder), which --mode \(values[mode]) needs")
+            }
+            let others: [any AnyArgument] =
+                isReading
+                ? [model, profile, Shared.device, Shared.exact, Shared.seed] : [data, Shared.limit, Shared.fastDecode]
+            for argument in others where values.isGiven(argument) {
+                throw UsageError(
+                    "\(argument.display) \(isReading ? "does not apply to" : "applies to") --mode read\(isReading ? "" : " only")"
+                        + ", found --mode \(values[mode])")
+            }
             for argument in [trainable as any AnyArgument, TrainableSet.frozenStatistics]
             where values[mode] != "train" && values.isGiven(argument) {
                 throw UsageError("\(argument.display) applies to --mode train only, found --mode \(values[mode])")
@@ -45,8 +70,9 @@ enum BenchCommand {
     }
 
     private static func run(_ values: ArgumentValues) throws {
+        guard let name = values[model] else { return try read(values) }
         let mode: Benchmark.Mode = values[mode] == "train" ? .train : .infer
-        let architecture = try Architecture.named(values[Shared.model])
+        let architecture = try Architecture.named(name)
         var network = try Model(
             architecture.name, classCount: classCount(of: architecture, mode: mode), seed: values[Shared.seed])
         try NetworkRequest.applyImageSize(&network, values[imageSize])
@@ -148,6 +174,39 @@ enum BenchCommand {
         primitive.replacing("WeightGradient", with: " dW").replacing("InputGradient", with: " dx")
             .replacing("Gradient", with: " dx").replacing("convolution", with: "conv")
             .replacing("batchNormalization", with: "norm ").replacing("Winograd", with: "W")
+    }
+
+    /// `--mode read`
+    private static func read(_ values: ArgumentValues) throws {
+        let size = values[imageSize] ?? 224
+        let preprocessing = try ImagePreprocessing(imageSize: size, resize: min(size * 256 / 224, 65_536))
+        let images = try ImageDataset(folder: values[data] ?? "", limit: values[Shared.limit])
+        let options = DataRequest.loaderOptions(values)
+        let result = try Interruption.deferred {
+            try ReadingBenchmark.run(
+                images, preprocessing: preprocessing, options: options, repeats: values[repeats],
+                isCancelled: { Interruption.isRequested })
+        }
+        if values[Shared.json] {
+            let line: JSON = [
+                "peer": "graft", "mode": "read", "images": .integer(result.imageCount), "image_size": .integer(size),
+                "batch": .integer(options.batchSize), "threads": .integer(options.workerCount),
+                "fast_decode": .boolean(options.fastDecode), "output": "uint8", "repeats": .integer(values[repeats]),
+                "ms_per_image_min": .number(rounded(result.minimum)),
+                "ms_per_image_median": .number(rounded(result.median)),
+                "images_per_second": .number((1e4 / result.median).rounded() / 10), "version": .string(graftVersion),
+            ]
+            try Console.result(line.compact + "\n")
+            return
+        }
+        try Console.result(
+            """
+            reading \(result.imageCount) images to 3×\(size)×\(size) bytes, \(options.workerCount) threads, \
+            \(values[repeats]) passes\(options.fastDecode ? ", fast decoding" : "")
+            minimum \(fixed(result.minimum, 3)) ms per image, median \(fixed(result.median, 3)) ms per image \
+            (\(fixed(1000 / result.median, 1)) images/s); normalisation, on the device, is not included
+
+            """)
     }
 
     private static func rounded(_ value: Double) -> Double { (value * 10000).rounded() / 10000 }

@@ -216,9 +216,7 @@ enum DataRequest {
     ) throws {
         let loader = BatchLoader(
             dataset: images, order: Array(0..<images.count), preprocessing: network.preprocessing,
-            options: BatchLoaderOptions(
-                batchSize: values[Shared.batchSize], workerCount: workerCount(values),
-                onBadImage: badImagePolicy(values)))
+            options: loaderOptions(values))
         defer { loader.cancel() }
         let progress = ProgressLine(title, total: images.count, unit: "images", isQuiet: values[Shared.quiet])
         defer { progress.finish() }
@@ -247,6 +245,13 @@ enum DataRequest {
                 .noInput,
                 "none of the \(images.count) images could be read; without --on-bad-image skip the first says why")
         }
+    }
+
+    /// How images are decoded, by the shared options.
+    static func loaderOptions(_ values: ArgumentValues) -> BatchLoaderOptions {
+        BatchLoaderOptions(
+            batchSize: values[Shared.batchSize], workerCount: workerCount(values), onBadImage: badImagePolicy(values),
+            fastDecode: values[Shared.fastDecode])
     }
 
     static func workerCount(_ values: ArgumentValues) -> Int {

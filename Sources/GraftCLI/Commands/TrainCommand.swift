@@ -180,6 +180,7 @@ enum TrainCommand {
         options.dropsLast = values[dropLast]
         options.augmentation = Augmentation(rawValue: values[augment]) ?? .none
         options.onBadImage = DataRequest.badImagePolicy(values)
+        options.fastDecode = values[Shared.fastDecode]
         options.workerCount = DataRequest.workerCount(values)
         options.schedule =
             switch values[schedule] {
