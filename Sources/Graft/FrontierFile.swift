@@ -77,7 +77,6 @@ final class FrontierFile: Sendable {
         self.rowByteCount = rowByteCount
         self.stride = stride
         descriptor = try Self.openLocked(path)
-        // From here on `deinit` closes the file only if this initialiser returns.
         do throws(Refusal) {
             let header = try Self.header(key: key, rowByteCount: rowByteCount)
             var size = try Self.size(of: descriptor, path)
@@ -91,7 +90,6 @@ final class FrontierFile: Sendable {
             let others = Self.makeRoom(in: folder, besides: path, byteCount: limit - max(size, needed))
             let allowed = limit - others
             guard needed <= allowed else { throw .tooLarge(needed: needed, allowed: allowed) }
-            maximumByteCount = allowed
             var slotCount = (size - header.count) / stride
             // A lower limit than before, or a slot that a kill cut short.
             slotCount = min(slotCount, (allowed - header.count) / stride)
@@ -109,6 +107,8 @@ final class FrontierFile: Sendable {
                 slotCount = imageCount
             }
             futimens(descriptor, nil)
+            // Last: once everything is set, an error would run `deinit` too, which closes the file a second time.
+            maximumByteCount = allowed
             let index = Self.index(descriptor, slotCount: slotCount, stride: stride)
             state.withLock {
                 $0.slotCount = slotCount
