@@ -32,6 +32,10 @@ public struct FitOptions: Sendable {
     /// effect on results (a GPU kernel class rounds differently when the last batch of an epoch is smaller), and is not
     /// used with augmentation.
     public var cache = CachePolicy.auto
+    /// The most bytes that the files of ``CachePolicy/disk`` may take together; those used longest ago go first.
+    public var cacheLimit = 10 << 30
+    /// Where they are; nil for `frontier` in `$GRAFT_CACHE`, else `$XDG_CACHE_HOME/graft`, else `~/.cache/graft`.
+    public var cacheFolder: URL?
     /// How the learning rate changes.
     public var schedule = LearningRateSchedule.constant
     /// Steps over which the learning rate rises to its start value.
@@ -79,7 +83,9 @@ public enum TrainingEvent: Sendable {
     case prepared(byteCount: Int, stepsPerEpoch: Int)
     /// From here on the frozen part's outputs are kept.
     case caching(CacheReport)
-    /// They are given up: something below was unfrozen, or the run ends.
+    /// Why the cache on disk is not used although it was to be.
+    case cacheUnavailable(reason: String)
+    /// They are given up, in memory, or closed, on disk: something below was unfrozen, or the run ends.
     case uncached(CacheReport)
     /// Parameters became trainable before a step.
     case unfroze(selector: String, names: [String], epoch: Int, step: Int)
@@ -124,9 +130,14 @@ extension Trainer {
                 if let cache { try onEvent(.uncached(cache.report)) }
                 // What was kept is freed before room for the new is looked for; a last epoch would read nothing again.
                 cache = nil
-                if epoch < options.epochs - 1 {
-                    cache = try RunCache.make(frontier, options.cache, training: data, validation: validation)
+                let request = RunCache.Request(
+                    policy: options.cache, trainingCount: data.count, validationCount: validation?.count,
+                    limit: options.cacheLimit, folder: options.cacheFolder ?? CacheFolder.url("frontier"),
+                    isReadAgain: epoch < options.epochs - 1
+                ) { [self] in
+                    try frontierKey($0, fastDecode: options.fastDecode, batchSize: prefixBatch)
                 }
+                cache = try RunCache.make(frontier, request) { try onEvent(.cacheUnavailable(reason: $0)) }
                 if let cache { try onEvent(.caching(cache.report)) }
             }
             try prepare(
@@ -141,7 +152,7 @@ extension Trainer {
                     batchSize: batchSize, workerCount: options.workerCount, augmentation: options.augmentation,
                     seed: seed, epoch: epoch, onBadImage: options.onBadImage, fastDecode: options.fastDecode),
                 batchSize: batchSize, cache: cache?.training
-            ) { try self.frontierValues(ofPixels: $0.pixels, batch: prefixBatch) }
+            ) { try self.frontierValues(ofPixels: $0, batch: prefixBatch) }
         }
         var announced = false
         var step = 0
@@ -251,7 +262,7 @@ extension Trainer {
                 batchSize: cache == nil ? batchSize : prefixBatch, workerCount: workerCount, onBadImage: onBadImage,
                 fastDecode: fastDecode),
             batchSize: batchSize, cache: cache
-        ) { try self.frontierValues(ofPixels: $0.pixels, batch: prefixBatch) }
+        ) { try self.frontierValues(ofPixels: $0, batch: prefixBatch) }
         defer { batches.cancel() }
         while let batch = try batches.next() {
             guard !isCancelled() else { throw GraftError.interrupted }

@@ -177,6 +177,13 @@ public final class Trainer {
             height: size, width: size)
     }
 
+    /// What the outputs before a frontier depend on besides the image.
+    func frontierKey(_ frontier: Frontier, fastDecode: Bool, batchSize: Int) throws -> String {
+        try FrontierKey.text(
+            frontier, model: hostModel, fastDecode: fastDecode, isExact: opened.isExact, batchSize: batchSize,
+            device: deviceDescription)
+    }
+
     /// What the part before the frontier gives for images; short batches are filled up.
     ///
     /// - Returns: float32 `[batch, C, H, W]` for each of the frontier's nodes; rows behind `count` mean nothing.

@@ -26,9 +26,13 @@ final class TrainingBatches {
     private let batchSize: Int
     private let cache: FrontierCache?
     private let loader: BatchLoader
-    private let fill: (ImageBatch) throws -> [HostTensor]
+    private let fill: ([UInt8]) throws -> [HostTensor]
+    private let fillSize: Int
+    private let byteCount: Int
     private var position = 0
     private var trailing: [SkippedImage] = []
+    /// Decoded images that wait for the frozen part to be run on a whole batch.
+    private var waiting: (pixels: [UInt8], indices: [Int]) = ([], [])
 
     /// Starts decoding.
     ///
@@ -39,10 +43,10 @@ final class TrainingBatches {
     ///   - options: of the loader, which decodes for the device or for `fill`.
     ///   - batchSize: images per batch; the loader's own where there is no cache.
     ///   - cache: where the frozen part's outputs are.
-    ///   - fill: computes them for decoded images, at most a batch.
+    ///   - fill: computes them for decoded images' pixels, at most a batch of the loader's.
     init(
         data: ImageDataset, order: [Int], preprocessing: ImagePreprocessing, options: BatchLoaderOptions,
-        batchSize: Int, cache: FrontierCache?, fill: @escaping (ImageBatch) throws -> [HostTensor]
+        batchSize: Int, cache: FrontierCache?, fill: @escaping ([UInt8]) throws -> [HostTensor]
     ) {
         self.data = data
         self.order = order
@@ -50,6 +54,10 @@ final class TrainingBatches {
         self.cache = cache
         self.fill = fill
         let wanted = cache.map { cache in order.filter { !cache.isSettled($0) } } ?? order
+        var options = options
+        if let disk = cache?.disk { options.isKnown = { disk.isKnown($0, $1) } }
+        fillSize = options.batchSize
+        byteCount = preprocessing.byteCount
         loader = BatchLoader(dataset: data, order: wanted, preprocessing: preprocessing, options: options)
     }
 
@@ -70,21 +78,35 @@ final class TrainingBatches {
             while !indices.allSatisfy(cache.isSettled) {
                 guard let batch = try loader.next() else {
                     for image in loader.skippedBehindLastBatch { cache.note(unreadable: image) }
+                    while !waiting.indices.isEmpty { try fillWaiting(cache) }
                     break
                 }
                 for image in batch.skipped { cache.note(unreadable: image) }
-                try cache.store(try fill(batch), of: batch.sampleIndices)
+                for index in batch.knownIndices { cache.note(found: index) }
+                waiting.pixels += batch.pixels
+                waiting.indices += batch.sampleIndices
+                // Where some images are known, the others wait for company: a run costs the same for fewer.
+                while waiting.indices.count >= (cache.disk == nil ? 1 : fillSize) { try fillWaiting(cache) }
             }
             skipped += indices.compactMap { cache.unreadable[$0] }
             let present = indices.filter(cache.contains)
             if !present.isEmpty {
                 return TrainingBatch(
-                    position: first, content: .frontier(cache.batch(present)),
+                    position: first, content: .frontier(try cache.batch(present)),
                     labels: present.map { Int32(truncatingIfNeeded: data.samples[$0].label) }, skipped: skipped)
             }
         }
         trailing += skipped
         return nil
+    }
+
+    /// Runs the frozen part on the images that have waited longest, at most a batch.
+    private func fillWaiting(_ cache: FrontierCache) throws {
+        let indices = Array(waiting.indices.prefix(fillSize))
+        let pixels = Array(waiting.pixels.prefix(indices.count * byteCount))
+        waiting.indices.removeFirst(indices.count)
+        waiting.pixels.removeFirst(pixels.count)
+        try cache.store(try fill(pixels), of: indices)
     }
 
     /// Images left out behind the last batch; known once ``next()`` gave nil.

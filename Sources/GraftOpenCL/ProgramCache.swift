@@ -1,6 +1,7 @@
 #if OpenCL
     import CSystemSupport
     import Foundation
+    import GraftTensor
 
     /// Built programs on disk, so that a second start does not compile again.
     ///
@@ -21,16 +22,7 @@
 
         /// `$GRAFT_CACHE/opencl`, else `$XDG_CACHE_HOME/graft/opencl`, else `~/.cache/graft/opencl`; nil when none is known.
         package static var standard: ProgramCache? {
-            let environment = ProcessInfo.processInfo.environment
-            if let path = environment["GRAFT_CACHE"], !path.isEmpty {
-                return ProgramCache(folder: URL(filePath: path).appending(path: "opencl"))
-            }
-            // The base-directory specification ignores relative paths.
-            if let path = environment["XDG_CACHE_HOME"], path.hasPrefix("/") {
-                return ProgramCache(folder: URL(filePath: path).appending(path: "graft/opencl"))
-            }
-            guard let home = environment["HOME"], home.hasPrefix("/") else { return nil }
-            return ProgramCache(folder: URL(filePath: home).appending(path: ".cache/graft/opencl"))
+            CacheFolder.url("opencl").map { ProgramCache(folder: $0) }
         }
 
         /// Everything that a built program depends on, as 64 hexadecimal digits; nil when SHA-256 is not to be had.

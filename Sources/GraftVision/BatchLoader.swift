@@ -12,8 +12,10 @@ public struct ImageBatch: Sendable, Equatable {
     public let sampleIndices: [Int]
     /// Pictures left out of this batch, and of empty batches before it.
     public let skipped: [SkippedImage]
+    /// Pictures of this batch that were not decoded because they are known.
+    package let knownIndices: [Int]
 
-    /// The number of pictures, at least 1.
+    /// The number of pictures, at least 1 unless some are known.
     public var count: Int { labels.count }
 }
 
@@ -23,6 +25,14 @@ public struct SkippedImage: Sendable, Equatable {
     public let sampleIndex: Int
     /// What was wrong; it names the file.
     public let error: ImageError
+}
+
+/// What a picture is made from.
+package enum ImageContent {
+    /// A file's bytes.
+    case file(UnsafeRawBufferPointer)
+    /// A picture in memory.
+    case image(RGBImage)
 }
 
 /// What to do about a picture that cannot be decoded.
@@ -58,6 +68,9 @@ public struct BatchLoaderOptions: Sendable {
     public var fastDecode: Bool
     /// Bounds on what is read from a file.
     public var limits: ImageLimits
+    /// Asked on a decoding thread with a picture's position and content, before it is decoded; when it is known already,
+    /// it is not.
+    package var isKnown: (@Sendable (Int, ImageContent) -> Bool)?
 
     /// Makes options; counts below 1 are taken as 1.
     public init(
@@ -139,6 +152,7 @@ private final class SharedState: @unchecked Sendable {
         let count: Int
         var remaining: Int
         var errors: [Int: ImageError] = [:]
+        var known: Set<Int> = []
 
         init(count: Int, byteCount: Int) {
             pixels = UnsafeMutablePointer<UInt8>.allocate(capacity: max(count * byteCount, 1))
@@ -221,9 +235,15 @@ private final class SharedState: @unchecked Sendable {
         while let (batch, position) = take() {
             let place = position % options.batchSize
             let target = batch.pixels + place * preprocessing.byteCount
-            let error = load(order[position], into: target, workspace: workspace)
+            let outcome = Result { () throws(ImageError) in
+                try load(order[position], into: target, workspace: workspace)
+            }
             condition.lock()
-            if let error { batch.errors[place] = error }
+            switch outcome {
+            case .success(true): break
+            case .success(false): batch.known.insert(place)
+            case .failure(let error): batch.errors[place] = error
+            }
             batch.remaining -= 1
             if batch.remaining == 0 { condition.broadcast() }
             condition.unlock()
@@ -254,9 +274,12 @@ private final class SharedState: @unchecked Sendable {
         }
     }
 
+    /// Decodes a picture to its place, unless it is known.
+    ///
+    /// - Returns: whether it was decoded.
     private func load(
         _ sampleIndex: Int, into target: UnsafeMutablePointer<UInt8>, workspace: ImageWorkspace
-    ) -> ImageError? {
+    ) throws(ImageError) -> Bool {
         func transformation(width: Int, height: Int) -> Transformation {
             options.augmentation.transformation(
                 seed: options.seed, epoch: options.epoch, sampleIndex: sampleIndex, width: width, height: height)
@@ -264,19 +287,24 @@ private final class SharedState: @unchecked Sendable {
         let picture: DecodedPicture
         switch dataset.source {
         case .folder:
+            let path = dataset.path(of: sampleIndex)
             do {
-                picture = try workspace.decode(
-                    contentsOf: dataset.path(of: sampleIndex), exif: preprocessing.exif, limits: options.limits
-                ) { width, height in
+                let bytes = try workspace.read(path, limits: options.limits)
+                if let isKnown = options.isKnown, isKnown(sampleIndex, .file(UnsafeRawBufferPointer(bytes))) {
+                    return false
+                }
+                picture = try workspace.decode(bytes, exif: preprocessing.exif, limits: options.limits) {
+                    width, height in
                     preprocessing.request(
                         width: width, height: height, transformation: transformation(width: width, height: height),
                         fastDecode: options.fastDecode)
                 }
             } catch {
-                return error
+                throw error.naming(path)
             }
         case .memory(let images):
             let image = images[sampleIndex]
+            if let isKnown = options.isKnown, isKnown(sampleIndex, .image(image)) { return false }
             let copy = workspace.decoded.reserve(image.pixels.count)
             image.pixels.withUnsafeBufferPointer { pixels in
                 if let base = pixels.baseAddress { copy.update(from: base, count: pixels.count) }
@@ -288,7 +316,7 @@ private final class SharedState: @unchecked Sendable {
         preprocessing.render(
             picture, transformation: transformation(width: picture.width, height: picture.height), into: target,
             workspace: workspace)
-        return nil
+        return true
     }
 
     // MARK: Consumer
@@ -329,7 +357,7 @@ private final class SharedState: @unchecked Sendable {
 
     private func assemble(_ batch: Pending, index: Int, leftOut: [SkippedImage]) -> ImageBatch {
         let first = index * options.batchSize
-        let places = (0..<batch.count).filter { batch.errors[$0] == nil }
+        let places = (0..<batch.count).filter { batch.errors[$0] == nil && !batch.known.contains($0) }
         let byteCount = preprocessing.byteCount
         let pixels = [UInt8](unsafeUninitializedCapacity: places.count * byteCount) { buffer, initializedCount in
             if let base = buffer.baseAddress {
@@ -342,6 +370,6 @@ private final class SharedState: @unchecked Sendable {
         let indices = places.map { order[first + $0] }
         return ImageBatch(
             index: index, pixels: pixels, labels: indices.map { Int32(truncatingIfNeeded: dataset.samples[$0].label) },
-            sampleIndices: indices, skipped: leftOut)
+            sampleIndices: indices, skipped: leftOut, knownIndices: batch.known.sorted().map { order[first + $0] })
     }
 }

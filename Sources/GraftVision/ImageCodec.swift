@@ -231,7 +231,7 @@ extension ImageWorkspace {
     }
 
     /// Reads a whole file into the workspace.
-    private func read(_ path: String, limits: ImageLimits) throws(ImageError) -> UnsafeBufferPointer<UInt8> {
+    func read(_ path: String, limits: ImageLimits) throws(ImageError) -> UnsafeBufferPointer<UInt8> {
         func failure() -> ImageError { ImageError(file: path, fault: .unreadable(String(cString: strerror(errno)))) }
         // Without O_NONBLOCK, opening a pipe would wait for a writer.
         let descriptor = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK)

@@ -85,7 +85,18 @@ import Testing
             "only to --optimizer sgd"
         ),
         (["train", "x", "--model", "m", "--out", "r", "--nesterov", "--momentum", "0"], "needs a --momentum above 0"),
+        (
+            ["train", "x", "--model", "m", "--out", "r", "--cache", "off", "--cache-limit", "1G"],
+            "does not apply to --cache off"
+        ),
         (["bench", "--model", "m", "--mode", "infer", "--trainable", "fc"], "applies to --mode train only"),
+        (["bench", "--mode", "infer"], "missing --model MODEL, which --mode infer needs"),
+        (["bench", "--mode", "read"], "missing --data DIR, which --mode read needs"),
+        (["bench", "--mode", "read", "--data", "d", "--model", "m"], "--model does not apply to --mode read"),
+        (["bench", "--mode", "infer", "--model", "m", "--fast-decode"], "--fast-decode applies to --mode read only"),
+        (["train", "x", "--cache-limit", "10Q"], "is not a number of bytes"),
+        (["train", "x", "--cache-limit", "0"], "is not a number of bytes"),
+        (["train", "x", "--cache-limit", "99999999999G"], "is not a number of bytes"),
         (["devices", "extra"], "unexpected argument \"extra\""),
         (["--json"], "unknown option --json before a command"),
     ])

@@ -164,6 +164,19 @@ import Testing
         #expect(text.output.split(separator: "\n").allSatisfy { $0.count <= 120 })
     }
 
+    @Test(arguments: [[], ["--fast-decode"]]) func benchReadsImages(_ extra: [String]) throws {
+        let folder = try TemporaryFolder()
+        try folder.writeClasses(imagesPerClass: 3)
+        let result = try Graft.run(
+            ["bench", "--mode", "read", "--data", folder.path, "--repeats", "2", "--threads", "2", "--json"] + extra)
+        #expect(result.status == 0, "\(result.errors)")
+        let line = try result.json
+        #expect(line["images"] as? Int == 6)
+        #expect(line["fast_decode"] as? Bool == !extra.isEmpty)
+        #expect(line["output"] as? String == "uint8")
+        #expect(try #require(line["ms_per_image_min"] as? Double) > 0)
+    }
+
     @Test(arguments: ["infer", "train"]) func benchPrintsTheKeysOfThePeers(_ mode: String) throws {
         let result = try Graft.run([
             "bench", "--model", "resnet20_cifar", "--mode", mode, "--batch-size", "2", "--repeats", "3", "--device",

@@ -61,6 +61,22 @@ extension ValueKind where Value == Int {
     }
 }
 
+extension ValueKind where Value == Int {
+    /// A number of bytes: `500M`, `10G`; K, M and G are powers of 1024.
+    static var byteCount: ValueKind {
+        ValueKind("BYTES", expectation: "a number of bytes from 1, with K, M, G or T behind it for powers of 1024") {
+            text in
+            let shifts: [Character: Int] = ["K": 10, "M": 20, "G": 30, "T": 40]
+            let shift = text.last.flatMap { shifts[Character($0.uppercased())] }
+            let digits = shift == nil ? Substring(text) : text.dropLast()
+            guard digits.allSatisfy(\.isASCII), digits.allSatisfy(\.isNumber), let number = Int(digits), number > 0
+            else { return nil }
+            let (byteCount, overflow) = number.multipliedReportingOverflow(by: 1 << (shift ?? 0))
+            return overflow ? nil : byteCount
+        }
+    }
+}
+
 extension ValueKind where Value == UInt64 {
     /// A seed.
     static var seed: ValueKind {

@@ -41,9 +41,13 @@ enum TrainCommand {
     static let dropLast = Argument.flag("drop-last", help: "Leave out the last, smaller batch of an epoch.")
 
     static let cache = Argument.option(
-        "cache", .choice("auto", "memory", "off"), default: "auto",
-        help: "Keep the frozen part's outputs after the first epoch: in memory when they fit, or an error when they do "
-            + "not, or never. Needs --augment none.")
+        "cache", .choice("auto", "memory", "disk", "off"), default: "auto",
+        help:
+            "Keep the frozen part's outputs: in memory for the later epochs, on disk for later runs too (an error when "
+            + "they do not fit), or never; auto takes memory when they fit, else disk. Needs --augment none.")
+    static let cacheLimit = Argument.option(
+        "cache-limit", .byteCount, default: 10 << 30, shownAs: "10G",
+        help: "Most bytes of all cache files on disk; those used longest ago are removed first.")
 
     static let command = Command(
         name: "train",
@@ -72,7 +76,7 @@ enum TrainCommand {
                 "Training",
                 [
                     epochs, steps, optimizer, learningRate, momentum, weightDecay, nesterov, schedule, warmup,
-                    labelSmoothing, dropout, augment, noShuffle, dropLast, cache,
+                    labelSmoothing, dropout, augment, noShuffle, dropLast, cache, cacheLimit,
                 ]),
             Shared.imageGroup,
             Shared.runGroup(seeded: true),
@@ -87,6 +91,10 @@ enum TrainCommand {
             where optimizerName != "sgd" && values.isGiven(argument) {
                 throw UsageError(
                     "\(argument.display) does not apply to --optimizer \(optimizerName), only to --optimizer sgd")
+            }
+            if values.isGiven(cacheLimit), ["memory", "off"].contains(values[cache]) {
+                throw UsageError(
+                    "\(cacheLimit.display) is about the disk and does not apply to --cache \(values[cache])")
             }
             if values[nesterov], values[momentum] == 0 {
                 throw UsageError("--nesterov needs a --momentum above 0, found 0")
@@ -113,6 +121,12 @@ enum TrainCommand {
             Console.warning(
                 "--batch-size \(values[Shared.batchSize]) is more than the \(training.count) images to train on: an "
                     + "epoch is one step over all of them")
+        }
+
+        if values[augment] != "none", ["memory", "disk"].contains(values[cache]) {
+            Console.warning(
+                "--cache \(values[cache]) is without effect: with --augment \(values[augment]) every epoch sees other "
+                    + "pixels")
         }
 
         let folder = try RunFolder(values[out])
@@ -190,6 +204,7 @@ enum TrainCommand {
             }
         options.warmupSteps = values[warmup]
         options.cache = CachePolicy(rawValue: values[cache]) ?? .auto
+        options.cacheLimit = values[cacheLimit]
         options.isCancelled = { Interruption.isRequested }
         return options
     }

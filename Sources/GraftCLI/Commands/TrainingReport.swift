@@ -26,14 +26,20 @@ final class TrainingReport {
             note("\(formatBytes(byteCount)) on the device, \(stepsPerEpoch) steps an epoch")
         case .caching(let report):
             note(
-                "outputs of \(report.layers.joined(separator: ", ")) are kept in memory: "
+                "outputs of \(report.layers.joined(separator: ", ")) are kept \(Self.place(report)): "
                     + "\(formatBytes(report.imageByteCount)) an image, \(formatBytes(report.byteCount)) for "
                     + "\(report.imageCount); each spares \(percent(report.sparedShare)) of the forward pass and the "
                     + "decoding in later epochs (--cache off computes them every time)")
+        case .cacheUnavailable(let reason):
+            finish()
+            Console.warning(reason)
         case .uncached(let report):
             note(
                 "the kept outputs of \(report.layers.joined(separator: ", ")) spared "
-                    + "\(report.sparedEvaluationCount) evaluations")
+                    + "\(report.sparedEvaluationCount) evaluations and decodings"
+                    + (report.location == .memory ? "" : ", \(report.foundCount) of them found from earlier runs")
+                    + (report.damagedCount == 0
+                        ? "" : "; \(report.damagedCount) damaged entries were computed anew"))
         case .unfroze(let selector, let names, let epoch, let step):
             note("epoch \(epoch), step \(step): \(selector) trains from here on (\(names.count) parameter tensors)")
         case .step(let record):
@@ -54,6 +60,13 @@ final class TrainingReport {
             finish()
             try folder.finish(record, model: try trainer.model())
             note(line(record))
+        }
+    }
+
+    private static func place(_ report: CacheReport) -> String {
+        switch report.location {
+        case .memory: "in memory"
+        case .disk(let path): "on disk for this and later runs, in \(path) (\(formatBytes(report.fileByteCount)))"
         }
     }
 
