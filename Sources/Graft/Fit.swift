@@ -29,9 +29,11 @@ public struct FitOptions: Sendable {
     /// Threads that decode images ahead of the device.
     public var workerCount = 2
     /// Whether the frozen part's outputs are kept, so that epochs after the first compute only what trains. Has no
-    /// effect on results (a GPU kernel class rounds differently when the last batch of an epoch is smaller), and is not
-    /// used with augmentation.
+    /// effect on results, and is not used with augmentation unless ``cachedViews`` is set.
     public var cache = CachePolicy.auto
+    /// With augmentation: how many views of each image there are; epoch e sees view e mod this. nil makes a new one for
+    /// every epoch, of which nothing can be kept. Decides what is trained on whatever ``cache`` says.
+    public var cachedViews: Int?
     /// The most bytes that the files of ``CachePolicy/disk`` may take together; those used longest ago go first.
     public var cacheLimit = 10 << 30
     /// Where they are; nil for `frontier` in `$GRAFT_CACHE`, else `$XDG_CACHE_HOME/graft`, else `~/.cache/graft`.
@@ -123,22 +125,29 @@ extension Trainer {
         try checkUnfreezing(options, stepsPerEpoch: stepsPerEpoch, totalSteps: totalSteps)
         let prefixBatch = batchSize
         var cache: RunCache?
+        /// The frontier for which no cache was to be had; asking again in every epoch would only repeat the warning.
+        var refused: Frontier?
+        let viewCount = options.augmentation == .none ? 1 : options.cachedViews ?? options.epochs
         /// Finds out what can be kept from an epoch on, and prepares the programs for it.
         func refreshCache(epoch: Int) throws {
-            let frontier = options.augmentation == .none ? try currentFrontier() : nil
-            if cache == nil || cache?.frontier != frontier {
+            let isRepeated = options.augmentation == .none || options.cachedViews != nil
+            let frontier = isRepeated ? try currentFrontier() : nil
+            if cache?.frontier != frontier {
                 if let cache { try onEvent(.uncached(cache.report)) }
                 // What was kept is freed before room for the new is looked for; a last epoch would read nothing again.
                 cache = nil
+            }
+            if cache == nil, let frontier, frontier != refused {
                 let request = RunCache.Request(
-                    policy: options.cache, trainingCount: data.count, validationCount: validation?.count,
-                    limit: options.cacheLimit, folder: options.cacheFolder ?? CacheFolder.url("frontier"),
-                    isReadAgain: epoch < options.epochs - 1
+                    policy: options.cache, trainingCount: data.count, viewCount: viewCount,
+                    validationCount: validation?.count, limit: options.cacheLimit,
+                    folder: options.cacheFolder ?? CacheFolder.url("frontier"),
+                    allowsDisk: options.augmentation == .none, isReadAgain: epoch < options.epochs - viewCount
                 ) { [self] in
                     try frontierKey($0, fastDecode: options.fastDecode, batchSize: prefixBatch)
                 }
                 cache = try RunCache.make(frontier, request) { try onEvent(.cacheUnavailable(reason: $0)) }
-                if let cache { try onEvent(.caching(cache.report)) }
+                if let cache { try onEvent(.caching(cache.report)) } else { refused = frontier }
             }
             try prepare(
                 trainingBatches: Self.sizes(count: used, batchSize: batchSize),
@@ -150,8 +159,9 @@ extension Trainer {
                 data: data, order: order, preprocessing: configuration.preprocessing,
                 options: BatchLoaderOptions(
                     batchSize: batchSize, workerCount: options.workerCount, augmentation: options.augmentation,
-                    seed: seed, epoch: epoch, onBadImage: options.onBadImage, fastDecode: options.fastDecode),
-                batchSize: batchSize, cache: cache?.training
+                    seed: seed, epoch: epoch % viewCount, onBadImage: options.onBadImage, fastDecode: options.fastDecode
+                ),
+                batchSize: batchSize, cache: cache?.training(epoch: epoch)
             ) { try self.frontierValues(ofPixels: $0, batch: prefixBatch) }
         }
         var announced = false
@@ -277,6 +287,12 @@ extension Trainer {
     private func check(_ data: ImageDataset, _ validation: ImageDataset?, _ options: FitOptions) throws {
         guard data.count > 0 else { throw GraftError.noInput("there is no training image") }
         try Limits.check(batchSize: options.batchSize)
+        if let views = options.cachedViews {
+            guard views > 0, options.augmentation != .none else {
+                throw GraftError.invalidArgument(
+                    "--cached-views \(views): expected at least 1, together with an --augment other than none")
+            }
+        }
         guard options.epochs > 0 else {
             throw GraftError.invalidArgument("--epochs \(options.epochs) must be at least 1")
         }

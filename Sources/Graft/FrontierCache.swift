@@ -32,7 +32,7 @@ public struct CacheReport: Sendable, Hashable {
     public let layers: [String]
     /// Where they are kept.
     public let location: CacheLocation
-    /// Images that have a place, those of the validation set included.
+    /// Rows that have a place: one for each view of a training image, and one for each validation image.
     public let imageCount: Int
     /// Bytes for one image.
     public let imageByteCount: Int
@@ -214,7 +214,8 @@ final class FrontierCache {
 
 /// The caches of one run: of the training images and of the validation images, with one frontier.
 final class RunCache {
-    let training: FrontierCache
+    /// One for each view of the training images.
+    private let views: [FrontierCache]
     let validation: FrontierCache?
     let frontier: Frontier
     private let file: FrontierFile?
@@ -222,9 +223,14 @@ final class RunCache {
     private init(_ frontier: Frontier, _ request: Request, file: FrontierFile?) {
         self.frontier = frontier
         self.file = file
-        training = FrontierCache(frontier, imageCount: request.trainingCount, file: file)
+        views = (0..<request.viewCount).map { _ in
+            FrontierCache(frontier, imageCount: request.trainingCount, file: file)
+        }
         validation = request.validationCount.map { FrontierCache(frontier, imageCount: $0, file: file) }
     }
+
+    /// The cache of the view that an epoch sees.
+    func training(epoch: Int) -> FrontierCache { views[epoch % views.count] }
 
     /// Less than this share of the forward pass is not worth a cache.
     private static let leastShare = 0.1
@@ -233,17 +239,21 @@ final class RunCache {
     struct Request {
         var policy: CachePolicy
         var trainingCount: Int
+        /// Augmented views of each training image; 1 where there is only the image itself.
+        var viewCount: Int
         var validationCount: Int?
         /// The most bytes of all files.
         var limit: Int
         /// Where they are; nil where no folder is known.
         var folder: URL?
+        /// Whether the disk may be used; a file's key knows nothing of augmentation.
+        var allowsDisk: Bool
         /// Whether later epochs will read what this one keeps.
         var isReadAgain: Bool
         /// Everything the rows depend on besides the images.
         var key: (Frontier) throws -> String
 
-        var imageCount: Int { trainingCount + (validationCount ?? 0) }
+        var imageCount: Int { trainingCount * viewCount + (validationCount ?? 0) }
     }
 
     /// A cache for a frontier, where the policy wants one and it is worth it.
@@ -276,6 +286,15 @@ final class RunCache {
             return RunCache(frontier, request, file: nil)
         case .auto:
             if inMemory { return RunCache(frontier, request, file: nil) }
+            guard request.allowsDisk else {
+                if request.isReadAgain {
+                    try onWarning(
+                        "\(request.viewCount) views of the outputs of \(frontier.nodes.joined(separator: ", ")) take "
+                            + "\(formatBytes(byteCount)), \(formatBytes(available)) of memory are to be had; the frozen "
+                            + "part is computed in every epoch")
+                }
+                return nil
+            }
             do {
                 return RunCache(frontier, request, file: try file(frontier, request))
             } catch let refusal as FrontierFile.Refusal {
@@ -283,6 +302,11 @@ final class RunCache {
                 return nil
             }
         case .disk:
+            guard request.allowsDisk else {
+                throw GraftError.invalidArgument(
+                    "the cache on disk does not keep augmented views; use --cache auto, memory or off with "
+                        + "--cached-views")
+            }
             do {
                 return RunCache(frontier, request, file: try file(frontier, request))
             } catch FrontierFile.Refusal.inUse {
@@ -319,16 +343,17 @@ final class RunCache {
         }
     }
 
+    private var caches: [FrontierCache] { views + [validation].compactMap(\.self) }
+
     var report: CacheReport {
         CacheReport(
             layers: frontier.nodes, location: file.map { .disk(path: $0.path) } ?? .memory,
-            imageCount: training.imageCount + (validation?.imageCount ?? 0),
+            imageCount: caches.reduce(0) { $0 + $1.imageCount },
             imageByteCount: frontier.elementCount * 4, fileByteCount: file?.byteCount ?? 0,
             sparedShare: Double(frontier.multiplyAccumulateCount)
                 / Double(max(frontier.totalMultiplyAccumulateCount, 1)),
-            sparedEvaluationCount: training.rereadCount + training.foundCount + (validation?.rereadCount ?? 0)
-                + (validation?.foundCount ?? 0),
-            foundCount: training.foundCount + (validation?.foundCount ?? 0), damagedCount: file?.damagedCount ?? 0)
+            sparedEvaluationCount: caches.reduce(0) { $0 + $1.rereadCount + $1.foundCount },
+            foundCount: caches.reduce(0) { $0 + $1.foundCount }, damagedCount: file?.damagedCount ?? 0)
     }
 }
 

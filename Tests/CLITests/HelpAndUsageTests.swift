@@ -85,6 +85,13 @@ import Testing
             "only to --optimizer sgd"
         ),
         (["train", "x", "--model", "m", "--out", "r", "--nesterov", "--momentum", "0"], "needs a --momentum above 0"),
+        (["train", "x", "--model", "m", "--out", "r", "--cached-views", "2"], "needs --augment flip or standard"),
+        (
+            [
+                "train", "x", "--model", "m", "--out", "r", "--augment", "flip", "--cached-views", "2", "--cache",
+                "disk",
+            ], "does not apply to --cache disk"
+        ),
         (
             ["train", "x", "--model", "m", "--out", "r", "--cache", "off", "--cache-limit", "1G"],
             "does not apply to --cache off"

@@ -92,6 +92,36 @@ private func run(
         #expect(kept.log.began.count == 2)
     }
 
+    @Test(arguments: parityDevices)
+    func keptViewsAreTheViewsThatWouldBeMade(_ device: String) throws {
+        func viewed(_ policy: CachePolicy, _ views: Int?) throws -> (
+            state: StateDictionary, losses: [Double], log: CacheLog
+        ) {
+            try run(policy, device: device, trainable: "head") { options in
+                options.augmentation = .standard
+                options.cachedViews = views
+                options.epochs = 5
+            }
+        }
+        let plain = try viewed(.off, 2)
+        let kept = try viewed(.memory, 2)
+        #expect(kept.state == plain.state)
+        #expect(kept.losses == plain.losses)
+        #expect(kept.log.began.map(\.imageCount) == [2 * 21 + 15])
+        // Three epochs read views that an earlier one made, four the validation images.
+        #expect(kept.log.ended.map(\.sparedEvaluationCount) == [3 * 21 + 4 * 15])
+        // Views differ from each other, and without a number every epoch has one of its own.
+        let single = try viewed(.memory, 1)
+        let endless = try viewed(.memory, nil)
+        #expect(single.state != kept.state)
+        #expect(endless.state != kept.state)
+        #expect(endless.log.began.isEmpty)
+    }
+
+    @Test func viewsWithoutAugmentationAreRefused() throws {
+        #expect(throws: GraftError.self) { try run(.auto, device: "cpu", trainable: "head") { $0.cachedViews = 2 } }
+    }
+
     @Test func unreadableImagesAreLeftOutAlike() throws {
         let folder = NSTemporaryDirectory() + "graft-cache-\(UInt64.random(in: 0 ... .max))"
         defer { try? FileManager.default.removeItem(atPath: folder) }

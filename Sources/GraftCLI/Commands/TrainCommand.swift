@@ -44,7 +44,11 @@ enum TrainCommand {
         "cache", .choice("auto", "memory", "disk", "off"), default: "auto",
         help:
             "Keep the frozen part's outputs: in memory for the later epochs, on disk for later runs too (an error when "
-            + "they do not fit), or never; auto takes memory when they fit, else disk. Needs --augment none.")
+            + "they do not fit), or never; auto takes memory when they fit, else disk. Needs --augment none or --cached-views."
+    )
+    static let cachedViews = Argument.optional(
+        "cached-views", .wholeNumber("K", atLeast: 1), shownAs: "a new view every epoch", example: "4",
+        help: "With --augment: epoch e sees view e mod K of each image, so that the frozen part's outputs can be kept.")
     static let cacheLimit = Argument.option(
         "cache-limit", .byteCount, default: 10 << 30, shownAs: "10G",
         help: "Most bytes of all cache files on disk; those used longest ago are removed first.")
@@ -76,7 +80,7 @@ enum TrainCommand {
                 "Training",
                 [
                     epochs, steps, optimizer, learningRate, momentum, weightDecay, nesterov, schedule, warmup,
-                    labelSmoothing, dropout, augment, noShuffle, dropLast, cache, cacheLimit,
+                    labelSmoothing, dropout, augment, noShuffle, dropLast, cache, cachedViews, cacheLimit,
                 ]),
             Shared.imageGroup,
             Shared.runGroup(seeded: true),
@@ -91,6 +95,16 @@ enum TrainCommand {
             where optimizerName != "sgd" && values.isGiven(argument) {
                 throw UsageError(
                     "\(argument.display) does not apply to --optimizer \(optimizerName), only to --optimizer sgd")
+            }
+            if values.isGiven(cachedViews) {
+                guard values[augment] != "none" else {
+                    throw UsageError("--cached-views needs --augment flip or standard")
+                }
+                guard values[cache] != "disk" else {
+                    throw UsageError(
+                        "--cached-views keeps views in memory and does not apply to --cache disk; leave one of them out"
+                    )
+                }
             }
             if values.isGiven(cacheLimit), ["memory", "off"].contains(values[cache]) {
                 throw UsageError(
@@ -123,10 +137,10 @@ enum TrainCommand {
                     + "epoch is one step over all of them")
         }
 
-        if values[augment] != "none", ["memory", "disk"].contains(values[cache]) {
+        if values[augment] != "none", values[cachedViews] == nil, ["memory", "disk"].contains(values[cache]) {
             Console.warning(
                 "--cache \(values[cache]) is without effect: with --augment \(values[augment]) every epoch sees other "
-                    + "pixels")
+                    + "pixels; --cached-views K keeps K of them")
         }
 
         let folder = try RunFolder(values[out])
@@ -203,6 +217,7 @@ enum TrainCommand {
             case .cosine: .cosine
             }
         options.warmupSteps = values[warmup]
+        options.cachedViews = values[cachedViews]
         options.cache = CachePolicy(rawValue: values[cache]) ?? .auto
         options.cacheLimit = values[cacheLimit]
         options.isCancelled = { Interruption.isRequested }
