@@ -12,7 +12,7 @@
 
 enum { LOW_BITS = 11, FRACTION_BITS = 22 };
 
-bool graft_resample_is_available(void) { return __builtin_cpu_supports("avx2"); }
+bool graft_resample_has_avx2(void) { return __builtin_cpu_supports("avx2"); }
 
 GRAFT_INLINE __m256i both_parts(__m256i high, __m256i low) {
     return _mm256_add_epi32(_mm256_slli_epi32(high, LOW_BITS), low);
@@ -58,9 +58,9 @@ GRAFT_INLINE void rows_at_once(int count, const uint8_t *source, size_t source_s
     }
 }
 
-GRAFT_AVX2 void graft_resample_rows(const uint8_t *source, size_t source_stride, size_t row_count,
-                                    const graft_resample_weights *weights, ptrdiff_t first_column, uint8_t *target,
-                                    size_t target_stride) {
+GRAFT_AVX2 void graft_resample_rows_avx2(const uint8_t *source, size_t source_stride, size_t row_count,
+                                         const graft_resample_weights *weights, ptrdiff_t first_column, uint8_t *target,
+                                         size_t target_stride) {
     size_t row = 0;
     for (; row + 4 <= row_count; row += 4) {
         rows_at_once(4, source + row * source_stride, source_stride, weights, first_column,
@@ -72,9 +72,9 @@ GRAFT_AVX2 void graft_resample_rows(const uint8_t *source, size_t source_stride,
     }
 }
 
-GRAFT_AVX2 void graft_resample_columns(const uint8_t *source, size_t source_stride, size_t byte_count,
-                                       ptrdiff_t last_row, const graft_resample_weights *weights, ptrdiff_t first_row,
-                                       uint8_t *target, size_t target_stride) {
+GRAFT_AVX2 void graft_resample_columns_avx2(const uint8_t *source, size_t source_stride, size_t byte_count,
+                                            ptrdiff_t last_row, const graft_resample_weights *weights, ptrdiff_t first_row,
+                                            uint8_t *target, size_t target_stride) {
     const __m256i zero = _mm256_setzero_si256();
     const __m256i half = _mm256_set1_epi32(1 << (FRACTION_BITS - 1));
     for (size_t y = 0; y < weights->count; y++) {
@@ -122,14 +122,14 @@ GRAFT_AVX2 void graft_resample_columns(const uint8_t *source, size_t source_stri
 
 #else
 
-bool graft_resample_is_available(void) { return false; }
+bool graft_resample_has_avx2(void) { return false; }
 
-void graft_resample_rows(const uint8_t *source, size_t source_stride, size_t row_count,
-                         const graft_resample_weights *weights, ptrdiff_t first_column, uint8_t *target,
-                         size_t target_stride) {}
+void graft_resample_rows_avx2(const uint8_t *source, size_t source_stride, size_t row_count,
+                              const graft_resample_weights *weights, ptrdiff_t first_column, uint8_t *target,
+                              size_t target_stride) {}
 
-void graft_resample_columns(const uint8_t *source, size_t source_stride, size_t byte_count, ptrdiff_t last_row,
-                            const graft_resample_weights *weights, ptrdiff_t first_row, uint8_t *target,
-                            size_t target_stride) {}
+void graft_resample_columns_avx2(const uint8_t *source, size_t source_stride, size_t byte_count, ptrdiff_t last_row,
+                                 const graft_resample_weights *weights, ptrdiff_t first_row, uint8_t *target,
+                                 size_t target_stride) {}
 
 #endif

@@ -28,7 +28,7 @@ enum Resampling {
     private static let lowBits = 11
 
     /// Whether this processor has what the C functions for the passes need; elsewhere the Swift code below does them.
-    private static let hasExtensions = graft_resample_is_available()
+    private static let hasExtensions = graft_resample_has_avx2()
 
     /// The weights of a range of positions along one direction.
     struct Weights {
@@ -256,7 +256,7 @@ enum Resampling {
     ) {
         if usesExtensions {
             weights.withShimWeights { weights in
-                graft_resample_rows(
+                graft_resample_rows_avx2(
                     source.base, source.stride, source.height, weights, firstColumn, target, targetStride)
             }
             return
@@ -340,7 +340,7 @@ enum Resampling {
         let lastRow = source.height - 1
         if usesExtensions {
             weights.withShimWeights { weights in
-                graft_resample_columns(
+                graft_resample_columns_avx2(
                     source.base, source.stride, byteCount, lastRow, weights, firstRow, target, targetStride)
             }
             return

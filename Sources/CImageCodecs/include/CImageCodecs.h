@@ -91,18 +91,18 @@ typedef struct graft_resample_weights {
 } graft_resample_weights;
 
 /// Whether the functions below work on this processor; elsewhere they do nothing.
-bool graft_resample_is_available(void);
+bool graft_resample_has_avx2(void);
 
 /// The horizontal pass; column 0 of `source` is the picture's `first_column`. Reads up to 13 bytes behind the last pixel.
-void graft_resample_rows(const uint8_t *source, size_t source_stride, size_t row_count,
-                         const graft_resample_weights *weights, ptrdiff_t first_column, uint8_t *target,
-                         size_t target_stride);
+void graft_resample_rows_avx2(const uint8_t *source, size_t source_stride, size_t row_count,
+                              const graft_resample_weights *weights, ptrdiff_t first_column, uint8_t *target,
+                              size_t target_stride);
 
 /// The vertical pass over rows of `byte_count` bytes; row 0 of `source` is the picture's `first_row`, the last one
 /// `last_row` of `source`. Reads up to 31 bytes behind a row.
-void graft_resample_columns(const uint8_t *source, size_t source_stride, size_t byte_count, ptrdiff_t last_row,
-                            const graft_resample_weights *weights, ptrdiff_t first_row, uint8_t *target,
-                            size_t target_stride);
+void graft_resample_columns_avx2(const uint8_t *source, size_t source_stride, size_t byte_count, ptrdiff_t last_row,
+                                 const graft_resample_weights *weights, ptrdiff_t first_row, uint8_t *target,
+                                 size_t target_stride);
 
 #ifdef __cplusplus
 }
