@@ -351,8 +351,8 @@ private struct Lowering {
                     .batchNormalizationTraining(shape, epsilon: epsilon, momentum: momentum, epilogue), inputs,
                     [output, mean, inverseDeviation] + statistics)
                 saved[index] = [mean, inverseDeviation]
-                // The gradient needs x in any case. A residual would have to be kept for this alone.
-                if group.residual == nil {
+                // Where a gradient passes it needs x in any case. A residual would have to be kept for this alone.
+                if group.residual == nil, flowsGradient(to: index) {
                     replays[group.output] = (
                         .batchNormalizationReplay(shape, epilogue), Array(inputs.prefix(3)) + [mean, inverseDeviation]
                     )

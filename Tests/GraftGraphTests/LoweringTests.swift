@@ -169,6 +169,14 @@ extension Program {
         }
     }
 
+    @Test func nothingIsMadeAgainWhereNoGradientPasses() throws {
+        // Tracked statistics in the frozen part: keeping its input instead of its output would spare nothing.
+        let program = try program(residualGraph(), mode: .training, trainable: ["layer1", "fc"], statistics: .track)
+        let again = program.instructions.filter { $0.primitive.kind == .batchNormalizationReplay }.map(\.node)
+        #expect(!again.isEmpty)
+        #expect(again.allSatisfy { $0.hasPrefix("layer") }, "\(again)")
+    }
+
     @Test func pixelsAreKeptInPlaceOfTheImage() throws {
         var options = LoweringOptions(
             batch: 2, height: 16, width: 16, mode: .training,
