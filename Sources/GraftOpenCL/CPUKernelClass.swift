@@ -34,6 +34,12 @@
             try ChannelBlockedLayout.pack(tensor, kind: kind)
         }
 
+        package func pack(
+            _ tensor: HostTensor, kind: ValueKind, into target: UnsafeMutableRawBufferPointer
+        ) throws(DeviceError) {
+            try ChannelBlockedLayout.pack(tensor, kind: kind, into: target)
+        }
+
         package func unpack(_ bytes: UnsafeRawBufferPointer, kind: ValueKind) -> HostTensor {
             ChannelBlockedLayout.unpack(bytes, kind: kind)
         }
