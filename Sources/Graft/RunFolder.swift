@@ -18,6 +18,8 @@ public final class RunFolder {
     private var last: (epoch: Int, step: Int) = (0, 0)
     /// Whether the state file on the disk is known to be whole.
     private var isStateWhole = false
+    /// The folder itself, while it is locked.
+    private var lockedDescriptor: Int32 = -1
 
     /// A row of `epochs.csv`.
     public struct EpochSummary: Sendable, Hashable {
@@ -61,6 +63,23 @@ public final class RunFolder {
         guard FileManager.default.isWritableFile(atPath: path) else {
             throw GraftError.outputFailed("the folder \(path) cannot be written; choose another --out")
         }
+    }
+
+    deinit { if lockedDescriptor >= 0 { close(lockedDescriptor) } }
+
+    /// Takes the folder for this object alone, until it or the process ends in whatever way. A file system without locks
+    /// takes no part.
+    ///
+    /// - Throws: ``GraftError/outputFailed(_:)`` when another run has it.
+    public func lock() throws {
+        let descriptor = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
+        guard descriptor >= 0 else { return }
+        guard flock(descriptor, LOCK_EX | LOCK_NB) == 0 || errno != EWOULDBLOCK else {
+            close(descriptor)
+            throw GraftError.outputFailed(
+                "another run is writing to \(path); wait for its end, or choose another --out")
+        }
+        lockedDescriptor = descriptor
     }
 
     private func file(_ name: String) -> String { path + "/" + name }

@@ -139,6 +139,23 @@ import Testing
         #expect(other.errors.contains("moved/light/0.png"), "\(other.errors)")
     }
 
+    @Test func twoProcessesDoNotShareAFolder() throws {
+        let place = try Place()
+        let first = try Graft.start(place.arguments("run", ["--epochs", "10000"]))
+        defer { if first.process.isRunning { kill(first.process.processIdentifier, SIGKILL) } }
+        place.waitForState("run", not: nil, first)
+        let second = try Graft.run(["train", "--resume", "--out", place.path + "/run"])
+        #expect(second.status == 73, "\(second.errors)")
+        #expect(second.errors.contains("another run is writing"), "\(second.errors)")
+        kill(first.process.processIdentifier, SIGKILL)
+        _ = try first.wait()
+        // The lock ended with the process.
+        let third = try Graft.start(["train", "--resume", "--out", place.path + "/run"])
+        place.waitForState("run", not: try place.data("run/state.safetensors"), third)
+        third.process.interrupt()
+        #expect(try third.wait().status == 130)
+    }
+
     @Test func aFolderWithoutAStateBeginsOrIsAnError() throws {
         let place = try Place(imagesPerClass: 3)
         let nothing = try Graft.run(["train", "--resume", "--out", place.path + "/none"])

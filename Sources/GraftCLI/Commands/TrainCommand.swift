@@ -188,6 +188,7 @@ enum TrainCommand {
         }
 
         let folder = try RunFolder(values[out])
+        try folder.lock()
         if let state {
             for warning in try folder.resume(state) { Console.warning(warning) }
             if !state.isOfThisBuild {
