@@ -4,7 +4,7 @@ import GraftVision
 
 /// What a weights file says about itself in safetensors' `__metadata__`.
 struct ModelMetadata {
-    private enum Key {
+    enum Key {
         static let architecture = "architecture"
         static let classNames = "class_names"
         static let imageSize = "image_size"

@@ -5,7 +5,8 @@ import Graft
 enum CommandLineTool {
     static let commands: [Command] = [
         DevicesCommand.command, ModelsCommand.command, SummaryCommand.command, TrainCommand.command,
-        EvaluateCommand.command, PredictCommand.command, ExtractCommand.command, BenchCommand.command,
+        EvaluateCommand.command, PredictCommand.command, ExtractCommand.command, ConvertCommand.command,
+        BenchCommand.command,
         TuneCommand.command, DemoCommand.command,
     ]
 

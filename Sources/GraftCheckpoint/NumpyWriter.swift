@@ -14,17 +14,10 @@ import GraftTensor
 /// Entries are stored without compression and dated 1980-01-01. Arrays may be written in pieces, so that features
 /// need not fit in memory. The archive appears under its name with `finish`.
 package final class NumpyArchiveWriter {
-    private struct Entry {
-        var name: [UInt8]
-        var headerStart: Int
-        var byteCount: Int
-        var crc: UInt32
-    }
-
     private let file: AtomicFile
     /// Whether this writes a lone `.npy` array.
     private let isBare: Bool
-    private var entries: [Entry] = []
+    private var entries: [ZipWriterEntry] = []
     private var names: Set<String> = []
     /// Elements that the current array still lacks.
     private var missingCount = 0
@@ -60,6 +53,16 @@ package final class NumpyArchiveWriter {
                 try appendRaw(codes, elementCount: 1)
             }
         }
+    }
+
+    /// Adds a tensor with its own element type; numpy has no bfloat16, which becomes float32 of the same values.
+    func add(_ name: String, _ tensor: TensorContent) throws(CheckpointError) {
+        let content = tensor.widenedFromBFloat16()
+        try begin(name, shape: content.shape, type: content.type.numpyName, elementByteCount: content.type.byteCount)
+        guard let last = entries.indices.last else { return }
+        entries[last].crc = content.crc32(after: entries[last].crc)
+        missingCount = 0
+        try content.write(to: file)
     }
 
     /// Adds the rows of a spool as one float32 array `[rows] + rowShape`.
@@ -124,15 +127,15 @@ package final class NumpyArchiveWriter {
         // Magic, version and length take 10 bytes; the data begins at a multiple of 64.
         header += String(repeating: " ", count: (64 - (10 + header.utf8.count + 1) % 64) % 64) + "\n"
         var npy: [UInt8] = [0x93, 0x4E, 0x55, 0x4D, 0x50, 0x59, 1, 0]
-        npy.append(contentsOf: Self.bytes(header.utf8.count, 2))
+        npy.append(contentsOf: littleEndianBytes(header.utf8.count, 2))
         npy.append(contentsOf: header.utf8)
 
-        let entry = Entry(
+        let entry = ZipWriterEntry(
             name: Array((name + ".npy").utf8), headerStart: file.byteCount,
             byteCount: npy.count + shape.elementCount * elementByteCount, crc: 0)
         try patchLast()
         entries.append(entry)
-        if !isBare { try file.write(Self.localHeader(entry)) }
+        if !isBare { try file.write(entry.localHeader()) }
         missingCount = shape.elementCount
         try appendHeader(npy)
     }
@@ -146,7 +149,7 @@ package final class NumpyArchiveWriter {
     /// Puts the CRC into the header of the entry that is now whole.
     private func patchLast() throws(CheckpointError) {
         guard let entry = entries.last else { return }
-        try file.overwrite(Self.bytes(Int(entry.crc), 4), at: entry.headerStart + 14)
+        try file.overwrite(littleEndianBytes(Int(entry.crc), 4), at: entry.headerStart + ZipWriterEntry.crcOffset)
     }
 
     /// Finishes the archive and puts it in its place.
@@ -154,28 +157,11 @@ package final class NumpyArchiveWriter {
         try requireWhole()
         try patchLast()
         let directoryStart = file.byteCount
-        for entry in entries { try file.write(Self.directoryEntry(entry)) }
+        for entry in entries { try file.write(entry.directoryEntry) }
         let directoryEnd = file.byteCount
-        let size = directoryEnd - directoryStart
-        let limit = 0xFFFF_FFFF
-        if entries.count >= 0xFFFF || size >= limit || directoryStart >= limit {
-            var record: [UInt8] = [0x50, 0x4B, 6, 6]
-            for (value, width) in [
-                (44, 8), (45, 2), (45, 2), (0, 4), (0, 4), (entries.count, 8), (entries.count, 8), (size, 8),
-                (directoryStart, 8),
-            ] { record.append(contentsOf: Self.bytes(value, width)) }
-            record.append(contentsOf: [0x50, 0x4B, 6, 7])
-            for (value, width) in [(0, 4), (directoryEnd, 8), (1, 4)] {
-                record.append(contentsOf: Self.bytes(value, width))
-            }
-            try file.write(record)
-        }
-        var end: [UInt8] = [0x50, 0x4B, 5, 6]
-        let count = min(entries.count, 0xFFFF)
-        for (value, width) in [
-            (0, 2), (0, 2), (count, 2), (count, 2), (min(size, limit), 4), (min(directoryStart, limit), 4), (0, 2),
-        ] { end.append(contentsOf: Self.bytes(value, width)) }
-        try file.write(end)
+        try file.write(
+            ZipWriterEntry.endRecords(
+                entryCount: entries.count, directoryStart: directoryStart, directoryEnd: directoryEnd))
         try file.commit()
     }
 
@@ -185,6 +171,19 @@ package final class NumpyArchiveWriter {
     ) throws(CheckpointError) {
         let writer = try NumpyArchiveWriter(path: path)
         for (name, array) in arrays { try writer.add(name, array) }
+        try writer.finish()
+    }
+
+    /// Writes tensors, and texts as a text array `__metadata__` of one JSON object.
+    static func write(
+        _ tensors: [(name: String, content: TensorContent)], metadata: [String: String], to path: String
+    ) throws(CheckpointError) {
+        let writer = try NumpyArchiveWriter(path: path)
+        for (name, content) in tensors { try writer.add(name, content) }
+        if !metadata.isEmpty {
+            let text = CheckpointWriter.text(of: metadata)
+            try writer.add(CheckpointWriter.metadataName, NumpyArray(shape: [], storage: .strings([text])))
+        }
         try writer.finish()
     }
 
@@ -200,50 +199,6 @@ package final class NumpyArchiveWriter {
     private init(bare path: String) throws(CheckpointError) {
         isBare = true
         file = try AtomicFile(path: path)
-    }
-
-    private static func bytes(_ value: Int, _ count: Int) -> [UInt8] {
-        (0..<count).map { UInt8(truncatingIfNeeded: value >> (8 * $0)) }
-    }
-
-    private static let largeEntry = 0xFFFF_FFFF
-
-    private static func localHeader(_ entry: Entry) -> [UInt8] {
-        let isLarge = entry.byteCount >= largeEntry
-        let size = isLarge ? largeEntry : entry.byteCount
-        var header: [UInt8] = [0x50, 0x4B, 3, 4]
-        // Version, flags (names in UTF-8), method, time, date 1980-01-01, CRC (patched later), sizes, lengths.
-        for (value, width) in [
-            (isLarge ? 45 : 20, 2), (0x800, 2), (0, 2), (0, 2), (0x21, 2), (0, 4), (size, 4), (size, 4),
-            (entry.name.count, 2), (isLarge ? 20 : 0, 2),
-        ] { header.append(contentsOf: bytes(value, width)) }
-        header.append(contentsOf: entry.name)
-        if isLarge {
-            for (value, width) in [(1, 2), (16, 2), (entry.byteCount, 8), (entry.byteCount, 8)] {
-                header.append(contentsOf: bytes(value, width))
-            }
-        }
-        return header
-    }
-
-    private static func directoryEntry(_ entry: Entry) -> [UInt8] {
-        let isLarge = entry.byteCount >= largeEntry
-        let isFar = entry.headerStart >= largeEntry
-        let size = isLarge ? largeEntry : entry.byteCount
-        var extra: [UInt8] = []
-        if isLarge || isFar {
-            extra.append(contentsOf: bytes(1, 2))
-            extra.append(contentsOf: bytes((isLarge ? 16 : 0) + (isFar ? 8 : 0), 2))
-            if isLarge { extra.append(contentsOf: bytes(entry.byteCount, 8) + bytes(entry.byteCount, 8)) }
-            if isFar { extra.append(contentsOf: bytes(entry.headerStart, 8)) }
-        }
-        var header: [UInt8] = [0x50, 0x4B, 1, 2]
-        for (value, width) in [
-            (0x314, 2), (isLarge || isFar ? 45 : 20, 2), (0x800, 2), (0, 2), (0, 2), (0x21, 2), (Int(entry.crc), 4),
-            (size, 4), (size, 4), (entry.name.count, 2), (extra.count, 2), (0, 2), (0, 2), (0, 2),
-            (0o100644 << 16, 4), (isFar ? largeEntry : entry.headerStart, 4),
-        ] { header.append(contentsOf: bytes(value, width)) }
-        return header + entry.name + extra
     }
 }
 
@@ -321,6 +276,26 @@ package final class FloatRowSpool {
             }
             try body(piece)
             done += count
+        }
+    }
+}
+
+extension ElementType {
+    /// numpy's type string, little-endian.
+    fileprivate var numpyName: String {
+        switch self {
+        case .float64: "<f8"
+        case .float32, .bfloat16: "<f4"
+        case .float16: "<f2"
+        case .int64: "<i8"
+        case .int32: "<i4"
+        case .int16: "<i2"
+        case .int8: "|i1"
+        case .uint8: "|u1"
+        case .bool: "|b1"
+        case .uint16: "<u2"
+        case .uint32: "<u4"
+        case .uint64: "<u8"
         }
     }
 }
