@@ -31,6 +31,25 @@ enum NetworkRequest {
         return try Model(name, seed: seed)
     }
 
+    /// The network of a required `--weights`, and of `--model` where it is given; says what was found in the file.
+    ///
+    /// Without `--model` the weights file says what it is for, else a `--probe`.
+    static func model(_ values: ArgumentValues) throws -> Model {
+        let path = values[Shared.requiredWeights]
+        let named = values[Shared.modelOfWeights]
+        let network: Model
+        do {
+            network = try Model(named, weights: path)
+        } catch GraftError.architectureUnknown {
+            guard let origin = try values[ProbeRequest.probe].map({ try Probe($0) })?.origin else {
+                throw GraftError.architectureUnknown(path: path)
+            }
+            network = try Model(origin.architecture, weights: path)
+        }
+        announceLoading(network, values)
+        return network
+    }
+
     /// Says what was found in the weights file and done with it.
     static func announceLoading(_ network: Model, _ values: ArgumentValues) {
         if !network.loadNotes.isEmpty { note("weights: " + network.loadNotes.joined(separator: "; "), values) }
