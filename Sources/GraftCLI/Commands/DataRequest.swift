@@ -226,9 +226,10 @@ enum DataRequest {
         let loader = BatchLoader(
             dataset: images, order: Array(0..<images.count), preprocessing: network.preprocessing, options: options)
         defer { loader.cancel() }
-        let progress = ProgressLine(title, total: images.count, unit: "images", isQuiet: values[Shared.quiet])
-        defer { progress.finish() }
         var done = min(firstBatch * options.batchSize, images.count)
+        let progress = ProgressLine(
+            title, total: images.count, unit: "images", first: done, isQuiet: values[Shared.quiet])
+        defer { progress.finish() }
         var used = knownCount
         // Ctrl-C unwinds, so that half-written files go.
         try Interruption.deferred {

@@ -17,7 +17,11 @@ enum EvaluateCommand {
         groups: [
             ArgumentGroup("Data", [Shared.data, Shared.list, Shared.limit]),
             ArgumentGroup(
-                "Model", [Shared.requiredWeights, Shared.modelOfWeights, ProbeRequest.probe, Shared.classesFile]),
+                "Model",
+                [
+                    Shared.requiredWeights, Shared.offline, Shared.modelOfWeights, ProbeRequest.probe,
+                    Shared.classesFile,
+                ]),
             Shared.imageGroup,
             Shared.runGroup(seeded: false),
             ArgumentGroup("Output", [logits, Shared.quiet, Shared.json]),

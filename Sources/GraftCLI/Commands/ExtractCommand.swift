@@ -22,7 +22,7 @@ enum ExtractCommand {
             F.partial, so that memory does not grow with their number and an interrupted extraction can go on.
             """,
         examples: [
-            "graft extract photos --model resnet18 --weights resnet18.pth --layer avgpool --out features.npz",
+            "graft extract photos --model resnet18 --weights hub --layer avgpool --out features.npz",
             "graft extract photos --model squeezenet1_1 --weights squeezenet1_1.pth \\",
             "      --layer features,classifier --out features.safetensors",
             "graft extract photos --weights run/best.safetensors --layer avgpool --out features.npz",
@@ -30,7 +30,7 @@ enum ExtractCommand {
         ],
         groups: [
             ArgumentGroup("Data", [Shared.data, Shared.list, Shared.limit]),
-            ArgumentGroup("Model", [Shared.requiredWeights, Shared.modelOfWeights, layer, pool]),
+            ArgumentGroup("Model", [Shared.requiredWeights, Shared.offline, Shared.modelOfWeights, layer, pool]),
             Shared.imageGroup,
             Shared.runGroup(seeded: false),
             ArgumentGroup("Output", [out, resume, Shared.quiet, Shared.json]),

@@ -11,12 +11,17 @@ enum PredictCommand {
         examples: [
             "graft predict photo.jpg --weights runs/a/best.safetensors",
             "graft predict *.jpg --model squeezenet1_1 --weights squeezenet1_1.pth --classes-file names.txt",
+            "graft predict photo.jpg --model resnet18 --weights hub --classes-file imagenet.txt",
             "graft predict photo.jpg --weights resnet18.pth --probe probe.safetensors",
         ],
         groups: [
             ArgumentGroup("Input", [images]),
             ArgumentGroup(
-                "Model", [Shared.requiredWeights, Shared.modelOfWeights, ProbeRequest.probe, Shared.classesFile]),
+                "Model",
+                [
+                    Shared.requiredWeights, Shared.offline, Shared.modelOfWeights, ProbeRequest.probe,
+                    Shared.classesFile,
+                ]),
             Shared.imageGroup,
             Shared.runGroup(seeded: false),
             ArgumentGroup("Output", [top, Shared.quiet, Shared.json]),

@@ -69,7 +69,10 @@ enum TrainCommand {
             ArgumentGroup("Data", [Shared.data, validation, validationSplit, Shared.list, Shared.limit]),
             ArgumentGroup(
                 "Model",
-                [Shared.model, Shared.weights, TrainableSet.headWeights, TrainableSet.classes, Shared.classesFile]),
+                [
+                    Shared.model, Shared.weights, Shared.offline, TrainableSet.headWeights, TrainableSet.classes,
+                    Shared.classesFile,
+                ]),
             ArgumentGroup(
                 "Frozen and trainable",
                 [
@@ -119,7 +122,7 @@ enum TrainCommand {
     private static func run(_ values: ArgumentValues) throws {
         let images = try DataRequest.training(values)
         var network = try NetworkRequest.model(
-            named: values[Shared.model], weights: values[Shared.weights], seed: values[Shared.seed])
+            named: values[Shared.model], weights: values[Shared.weights], values, seed: values[Shared.seed])
         NetworkRequest.announceLoading(network, values)
         try NetworkRequest.applyImages(&network, values)
         let classCount =
