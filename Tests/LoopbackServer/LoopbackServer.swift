@@ -176,7 +176,7 @@ public final class LoopbackServer: @unchecked Sendable {
                 #if os(Linux)
                     systemSend(
                         connection, bytes.baseAddress.map { $0 + done }, bytes.count - done,
-                        Int32(MSG_NOSIGNAL.rawValue))
+                        Int32(MSG_NOSIGNAL))
                 #else
                     systemSend(connection, bytes.baseAddress.map { $0 + done }, bytes.count - done, 0)
                 #endif
