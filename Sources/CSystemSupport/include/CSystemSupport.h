@@ -140,3 +140,6 @@ typedef struct graft_http_outcome {
 
 /// Performs a request and returns when it is over; it is the caller's thread that calls back.
 graft_http_status graft_http_get(const graft_http_request *request, graft_http_outcome *outcome);
+/// The file of the program or library that an address of this process belongs to, as the loader names it; NULL when it
+/// is not known. The text stays until that library is unloaded.
+const char *graft_image_path(const void *address);
