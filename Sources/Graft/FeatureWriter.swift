@@ -179,7 +179,7 @@ public final class FeatureWriter {
 
     private func finishSafetensors() throws {
         var paths: [String] = []
-        try log.forEachBatch(withRows: false) { paths += $1 }
+        try log.forEachBatch(withRows: false) { _, batch, _ in paths += batch }
         var metadata = origin?.entries ?? [:]
         metadata["paths"] = try json(paths)
         metadata["classes"] = try json(classes)

@@ -7,6 +7,7 @@ import Testing
 @Suite struct HubCommandTests {
     /// A weights file with the digits of its SHA-256 in its name, and a cache of its own.
     private struct Setting {
+        let data: TemporaryFolder
         let folder: TemporaryFolder
         let bytes: [UInt8]
         let name: String
@@ -15,11 +16,12 @@ import Testing
         var environment: [String: String] { ["GRAFT_CACHE": cache, "no_proxy": "127.0.0.1", "http_proxy": ""] }
 
         init() throws {
+            data = try TemporaryFolder()
+            try data.writeClasses(imagesPerClass: 2)
             folder = try TemporaryFolder()
-            try folder.writeClasses(imagesPerClass: 2)
             let run = folder.path + "/run"
             let trained = try Graft.run([
-                "train", folder.path, "--model", "resnet20_cifar", "--epochs", "1", "--steps", "1", "--image-size",
+                "train", data.path, "--model", "resnet20_cifar", "--epochs", "1", "--steps", "1", "--image-size",
                 "32",
                 "--resize", "32", "--device", "cpu", "--quiet", "--out", run,
             ])
@@ -43,7 +45,8 @@ import Testing
         let setting = try Setting()
         let server = try setting.server()
         let weights = server.address + "/models/" + setting.name
-        let data = setting.folder.path
+        let data = setting.data.path
+        let out = setting.folder.path
         let small = ["--device", "cpu", "--quiet"]
         let first = try Graft.run(
             ["summary", "resnet20_cifar", "--weights", weights, "--json"], environment: setting.environment)
@@ -54,10 +57,10 @@ import Testing
         for arguments in [
             ["evaluate", data, "--weights", weights, "--offline"] + small,
             ["predict", data + "/dark/0.png", "--weights", weights] + small,
-            ["extract", data, "--weights", weights, "--layer", "avgpool", "--out", data + "/f.npz"] + small,
+            ["extract", data, "--weights", weights, "--layer", "avgpool", "--out", out + "/f.npz"] + small,
             [
                 "train", data, "--model", "resnet20_cifar", "--weights", weights, "--epochs", "1", "--out",
-                data + "/run",
+                out + "/run",
             ] + small,
         ] {
             let result = try Graft.run(arguments, environment: setting.environment)

@@ -190,6 +190,6 @@ extension FileManager {
     fileprivate func contents(ofFile path: String, upTo count: Int) -> [UInt8]? {
         guard let handle = FileHandle(forReadingAtPath: path) else { return nil }
         defer { try? handle.close() }
-        return (try? handle.read(upToCount: count)).map { Array($0 ?? Data()) }
+        return (try? handle.read(upToCount: count)).map { Array($0) }
     }
 }

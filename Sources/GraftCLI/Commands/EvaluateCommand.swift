@@ -37,7 +37,7 @@ enum EvaluateCommand {
         let probe = try ProbeRequest(values, &network)
         try NetworkRequest.applyImages(&network, values)
         let images = try DataRequest.evaluation(values)
-        let outputs = probe?.classNames ?? (try DataRequest.outputNames(of: network, values))
+        let outputs = try probe?.classNames ?? DataRequest.outputNames(of: network, values)
         let outputCount = probe?.classNames.count ?? network.classCount
         let alignment = try DataRequest.align(images, names: outputs, count: outputCount, values)
         let extractor = try FeatureExtractor(

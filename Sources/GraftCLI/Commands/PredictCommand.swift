@@ -34,7 +34,7 @@ enum PredictCommand {
         let probe = try ProbeRequest(values, &network)
         try NetworkRequest.applyImages(&network, values)
         let files = DataRequest.files(values[images])
-        let classNames = probe?.classNames ?? (try DataRequest.outputNames(of: network, values))
+        let classNames = try probe?.classNames ?? DataRequest.outputNames(of: network, values)
         let outputCount = probe?.classNames.count ?? network.classCount
         let extractor = try FeatureExtractor(
             network, layers: [probe?.layer ?? "logits"], pooling: probe?.pooling ?? .none,
