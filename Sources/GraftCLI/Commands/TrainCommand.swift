@@ -83,7 +83,10 @@ enum TrainCommand {
             ArgumentGroup("Data", [Shared.data, validation, validationSplit, Shared.list, Shared.limit]),
             ArgumentGroup(
                 "Model",
-                [Shared.model, Shared.weights, TrainableSet.headWeights, TrainableSet.classes, Shared.classesFile]),
+                [
+                    Shared.model, Shared.weights, Shared.offline, TrainableSet.headWeights, TrainableSet.classes,
+                    Shared.classesFile,
+                ]),
             ArgumentGroup(
                 "Frozen and trainable",
                 [
@@ -161,7 +164,7 @@ enum TrainCommand {
     /// The network before the first step.
     private static func freshNetwork(_ values: ArgumentValues, _ images: ImageDataset) throws -> Model {
         var network = try NetworkRequest.model(
-            named: values[Shared.model], weights: values[Shared.weights], seed: values[Shared.seed])
+            named: values[Shared.model], weights: values[Shared.weights], values, seed: values[Shared.seed])
         NetworkRequest.announceLoading(network, values)
         try NetworkRequest.applyImages(&network, values)
         let classCount =
