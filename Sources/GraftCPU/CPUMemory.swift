@@ -35,7 +35,8 @@ final class CPUMemory: DeviceMemory {
     /// The first byte of a slot.
     func address(of slot: Slot) throws(DeviceError) -> UnsafeMutableRawPointer {
         guard slot.arena >= 0, slot.arena < pages.count, slot.offset >= 0, slot.byteCount >= 0,
-            slot.offset + slot.byteCount <= plan.arenas[slot.arena].byteCount, let base = pages[slot.arena].bytes.baseAddress
+            slot.offset + slot.byteCount <= plan.arenas[slot.arena].byteCount,
+            let base = pages[slot.arena].bytes.baseAddress
         else {
             throw DeviceError.unsupported(
                 "slot at \(slot.offset) with \(slot.byteCount) bytes lies outside arena \(slot.arena) of \(pages.count)"

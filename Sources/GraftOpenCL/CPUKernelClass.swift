@@ -199,4 +199,7 @@
 
     /// ⌈a/b⌉ for a ≥ 0.
     func ceilDivide(_ a: Int, _ b: Int) -> Int { (a + b - 1) / b }
+
+    /// How many of `count` things to an item so that items differ by little: drivers deal items out in large lots.
+    func evenShare(of count: Int, atMost most: Int) -> Int { ceilDivide(count, ceilDivide(count, most)) }
 #endif
