@@ -257,7 +257,8 @@ package enum Safetensors {
         _ state: StateDictionary, metadata: [String: String], to path: String, beforeReplacing: () throws -> Void
     ) throws {
         let file = try AtomicFile(path: path)
-        try write(state, metadata: metadata, into: file)
+        try write(
+            state.map { (name: $0.name, content: TensorContent($0.tensor)) }, metadata: metadata, into: file)
         try beforeReplacing()
         try file.commit()
     }

@@ -26,7 +26,7 @@ enum ExtractCommand {
             "graft extract photos --model squeezenet1_1 --weights squeezenet1_1.pth \\",
             "      --layer features,classifier --out features.safetensors",
             "graft extract photos --weights run/best.safetensors --layer avgpool --out features.npz",
-            "graft extract photos --weights run/best.safetensors --layer layer3 --pool average --out f.npz --resume",
+            "graft extract photos --weights best.safetensors --layer layer3 --pool average --out f.npz --resume",
         ],
         groups: [
             ArgumentGroup("Data", [Shared.data, Shared.list, Shared.limit]),

@@ -71,7 +71,7 @@ enum TrainCommand {
             With --weights and without --freeze, the backbone is frozen and the head is trained. Weights and tables \
             are written behind every epoch; Ctrl-C saves them and ends. After that, a kill or a power cut, --resume goes \
             on and ends with the same bytes as a run that was never interrupted. It takes the options that the run began \
-            with; only --threads, --cache, --save-every, the output options, and more --epochs or --steps may differ.
+            with; only --threads, --cache, --save-every, the output options, and a larger number of epochs or steps may differ.
             """,
         examples: [
             "graft train photos --model resnet18 --weights resnet18.pth --out runs/a",
