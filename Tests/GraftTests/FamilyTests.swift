@@ -28,7 +28,7 @@ import Testing
         return (try? JSONDecoder().decode([String: Entry].self, from: data)) ?? [:]
     }()
 
-    static let names = reference.keys.sorted()
+    static let names: [String] = reference.keys.sorted()
     private static let images = 4
     private static let side = 64
     private static let pixels = FormulaWeights.uniform("pixels", seed: 1, count: images * side * side * 3).map {
