@@ -87,7 +87,6 @@ public struct Model: Sendable {
         if let renamed { checkpoint.state = renamed }
         guard let name = name ?? metadata.architecture else { throw GraftError.architectureUnknown(path: path) }
         let architecture = try Architecture.named(name)
-        var checkpoint = checkpoint
         checkpoint.state = StateDictionary(
             checkpoint.state.map { (architecture.currentName(of: $0.name), $0.tensor) })
         if let stated = metadata.architecture, stated != name {
