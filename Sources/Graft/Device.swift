@@ -1,6 +1,7 @@
 import Foundation
 import GraftCPU
 import GraftGraph
+import GraftTensor
 
 #if OpenCL
     import GraftOpenCL
@@ -114,7 +115,10 @@ public struct Device: Sendable, Hashable {
                     warning: nil)
             #else
                 throw DeviceError.unavailable(
-                    "there is no device \"\(selector)\": this build has no OpenCL support; the only device is cpu")
+                    "there is no device \"\(selector)\": this build has no OpenCL support; the only device is cpu"
+                        + (nearMatches(to: selector, in: ["auto", "cpu"], limit: 1).first.map {
+                            ", did you mean \"\($0)\"?"
+                        } ?? ""))
             #endif
         }
     }

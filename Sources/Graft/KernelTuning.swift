@@ -1,5 +1,6 @@
 import Foundation
 import GraftGraph
+import GraftTensor
 
 #if OpenCL
     import GraftOpenCL
@@ -88,7 +89,7 @@ public enum KernelTuning {
                     try store.store(report, key: key)
                 } catch {
                     throw GraftError.outputFailed(
-                        "\(path) cannot be written: \(error.localizedDescription); set GRAFT_CACHE to another folder")
+                        "\(path) cannot be written: \(systemReason(of: error)); set GRAFT_CACHE to another folder")
                 }
                 return result(report.rows.map(Row.init), skipped: report.skipped.count, path: path)
             }

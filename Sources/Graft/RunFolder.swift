@@ -1,5 +1,6 @@
 import Foundation
 import GraftCheckpoint
+import GraftTensor
 
 /// The folder of one training run: weights and tables, each written so that a crash leaves the older file.
 ///
@@ -21,7 +22,7 @@ public final class RunFolder {
             try FileManager.default.createDirectory(atPath: path, withIntermediateDirectories: true)
         } catch {
             throw GraftError.outputFailed(
-                "cannot create the folder \(path): \(error.localizedDescription); choose another --out")
+                "cannot create the folder \(path): \(systemReason(of: error)); choose another --out")
         }
         guard FileManager.default.isWritableFile(atPath: path) else {
             throw GraftError.outputFailed("the folder \(path) cannot be written; choose another --out")
@@ -68,7 +69,7 @@ public final class RunFolder {
         let best = file("best.safetensors")
         if bestScore == -.infinity, FileManager.default.fileExists(atPath: best) {
             do { try FileManager.default.removeItem(atPath: best) } catch {
-                throw GraftError.outputFailed("cannot remove the older run's \(best): \(error.localizedDescription)")
+                throw GraftError.outputFailed("cannot remove the older run's \(best): \(systemReason(of: error))")
             }
         }
         try model.save(file("last.safetensors"))

@@ -6,10 +6,11 @@ enum BenchCommand {
         "mode", .choice("infer", "train", "read"), placeholderValue: "",
         help: "Forward passes, training steps, or reading of image files.")
     static let model = Argument.optional(
-        "model", .text("MODEL"), shownAs: "none; needed by --mode infer and train",
+        "model", .architecture, shownAs: "none; needed by --mode infer and train",
         help: "Architecture, as `graft models` lists it.")
     static let data = Argument.optional(
-        "data", .path("DIR"), shownAs: "none; needed by --mode read", help: "Folder of class folders of JPEGs or PNGs.")
+        "data", .folder("DIR"), shownAs: "none; needed by --mode read",
+        help: "Folder of class folders of JPEGs or PNGs.")
     static let trainable = Argument.option(
         "trainable", .names("S"), default: ["all"], shownAs: "all",
         help: "Layers that train, with --mode train: all or names; the rest is frozen.")

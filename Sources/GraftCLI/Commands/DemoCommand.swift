@@ -3,7 +3,7 @@ import Graft
 /// `graft demo`
 enum DemoCommand {
     static let writePictures = Argument.optional(
-        "write-pictures", .path("DIR"), shownAs: "none",
+        "write-pictures", .folder("DIR"), shownAs: "none",
         help: "Only write the pictures of the built-in network's classes as PNG, in DIR/train and DIR/val.")
     static let picturesPerClass = Argument.option(
         "pictures-per-class", .wholeNumber(atLeast: 1), default: 600, help: "Training pictures of each class to write.")

@@ -2,16 +2,16 @@
 enum Shared {
     // Input
     static let data = Argument.positional(
-        "DATA", .path("DATA"), placeholderValue: "", help: "Folder of class folders, or one with train/ and val/ in it."
-    )
+        "DATA", .folder("DATA"), placeholderValue: "",
+        help: "Folder of class folders, or one with train/ and val/ in it.")
     static let weights = Argument.optional(
         "weights", .path("F"), shownAs: "random", help: "Pretrained weights: .pth, .th, .safetensors or .npz.")
     static let requiredWeights = Argument.required(
         "weights", .path("F"), placeholderValue: "", help: "Weights: .pth, .th, .safetensors or .npz.")
     static let model = Argument.required(
-        "model", .text("MODEL"), placeholderValue: "", help: "Architecture, as `graft models` lists it.")
+        "model", .architecture, placeholderValue: "", help: "Architecture, as `graft models` lists it.")
     static let modelOfWeights = Argument.optional(
-        "model", .text("MODEL"), shownAs: "what the weights file names",
+        "model", .architecture, shownAs: "what the weights file names",
         help: "Architecture, as `graft models` lists it.")
 
     // Images
@@ -41,7 +41,9 @@ enum Shared {
             + "needs: faster, with pixels that differ a little.")
     static let list = Argument.optional(
         "list", .path("F"), shownAs: "all images, by name",
-        help: "File that names images relative to DATA with their labels, one a line; fixes the order.")
+        help:
+            "File that names images relative to DATA with their labels, one a line; fixes the order; - is standard input."
+    )
     static let limit = Argument.optional(
         "limit", .wholeNumber(atLeast: 1), shownAs: "all", example: "100", help: "Take the first N images only.")
     static let classesFile = Argument.optional(
@@ -50,7 +52,7 @@ enum Shared {
 
     // Running
     static let device = Argument.option(
-        "device", .text("D"), default: "auto", environment: "GRAFT_DEVICE",
+        "device", .device, default: "auto", environment: "GRAFT_DEVICE",
         help: "auto, cpu, opencl, gpu, opencl:N or a part of a device's name; see `graft devices`.")
     static let threads = Argument.optional(
         "threads", .wholeNumber(atLeast: 1, atMost: 1024), shownAs: "all cores", example: "4",
