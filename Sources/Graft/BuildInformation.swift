@@ -2,6 +2,9 @@ import GraftCPU
 
 /// How this build of Graft was made, and which of its kernels this processor gets: what a report of an error should say.
 public enum BuildInformation {
+    /// The version, which CHANGELOG.md describes.
+    public static let version = "0.1.0"
+
     /// Whether the OpenCL backend is in it (package trait `OpenCL`).
     public static var hasOpenCL: Bool {
         #if OpenCL

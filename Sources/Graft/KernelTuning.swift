@@ -66,7 +66,7 @@ public enum KernelTuning {
         guard seconds.isFinite, seconds > 0 else {
             throw GraftError.invalidArgument("--seconds \(seconds): expected a number above 0")
         }
-        let opened = try device.open()
+        let opened = try device.open(running: [])
         let description = opened.backend.description
         // A processor takes seconds for what a GPU does in a millisecond.
         let batchSize = description.type == "CPU" ? 1 : 16

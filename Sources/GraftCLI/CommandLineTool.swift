@@ -6,13 +6,13 @@ enum CommandLineTool {
     static let commands: [Command] = [
         DevicesCommand.command, ModelsCommand.command, SummaryCommand.command, TrainCommand.command,
         EvaluateCommand.command, PredictCommand.command, ExtractCommand.command, BenchCommand.command,
-        TuneCommand.command, DemoCommand.command, CompletionsCommand.command,
+        TuneCommand.command, DoctorCommand.command, DemoCommand.command, CompletionsCommand.command,
     ]
 
     /// What `graft --version` prints: all that a report of an error should say of the program itself.
     private static func versionText() throws -> String {
         """
-        graft \(graftVersion)
+        graft \(BuildInformation.version)
         build            \(BuildInformation.configuration), \(BuildInformation.hasOpenCL ? "with" : "without") OpenCL
         instruction set  \(try BuildInformation.instructionSet())
 

@@ -3,8 +3,8 @@ import Testing
 
 @Suite struct HelpAndUsageTests {
     static let commands = [
-        "devices", "models", "summary", "train", "evaluate", "predict", "extract", "bench", "tune", "demo",
-        "completions",
+        "devices", "models", "summary", "train", "evaluate", "predict", "extract", "bench", "tune", "doctor",
+        "demo", "completions",
     ]
 
     @Test func theOverviewNamesEveryCommand() throws {

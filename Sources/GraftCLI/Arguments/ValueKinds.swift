@@ -66,6 +66,13 @@ extension ValueKind where Value == [String] {
             read: commaSeparatedNames)
     }
 
+    /// Names of the engine's primitives, separated by commas; whether there are such is for the command to say.
+    static var primitives: ValueKind {
+        ValueKind(
+            "NAMES", expectation: "a comma-separated list of names",
+            completion: .words(DeviceExamination.primitiveNames), read: commaSeparatedNames)
+    }
+
     /// Names of nodes, separated by commas.
     static func layers(_ placeholder: String) -> ValueKind {
         ValueKind(

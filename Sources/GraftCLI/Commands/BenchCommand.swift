@@ -52,7 +52,8 @@ enum BenchCommand {
             }
             let others: [any AnyArgument] =
                 isReading
-                ? [model, profile, Shared.device, Shared.exact, Shared.seed] : [data, Shared.limit, Shared.fastDecode]
+                ? [model, profile, Shared.device, Shared.trustDevice, Shared.exact, Shared.seed]
+                : [data, Shared.limit, Shared.fastDecode]
             for argument in others where values.isGiven(argument) {
                 throw UsageError(
                     "\(argument.display) \(isReading ? "does not apply to" : "applies to") --mode read\(isReading ? "" : " only")"
@@ -100,7 +101,7 @@ enum BenchCommand {
                 ("threads", .integer(result.device.computeUnitCount)), ("repeats", .integer(values[repeats])),
                 ("ms_per_image_min", .number(rounded(result.minimum))),
                 ("ms_per_image_median", .number(rounded(result.median))), ("precision", "f32"),
-                ("version", .string(graftVersion)), ("device", .string(result.device.selector)),
+                ("version", .string(BuildInformation.version)), ("device", .string(result.device.selector)),
                 ("cpu", .string(result.device.name)), ("kernels", .string(result.device.kernelClass)),
                 ("device_bytes", .integer(result.byteCount)), ("device_bytes_least", .integer(result.leastByteCount)),
             ]
@@ -195,7 +196,8 @@ enum BenchCommand {
                 "fast_decode": .boolean(options.fastDecode), "output": "uint8", "repeats": .integer(values[repeats]),
                 "ms_per_image_min": .number(rounded(result.minimum)),
                 "ms_per_image_median": .number(rounded(result.median)),
-                "images_per_second": .number((1e4 / result.median).rounded() / 10), "version": .string(graftVersion),
+                "images_per_second": .number((1e4 / result.median).rounded() / 10),
+                "version": .string(BuildInformation.version),
             ]
             try Console.result(line.compact + "\n")
             return

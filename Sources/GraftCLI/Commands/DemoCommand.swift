@@ -15,7 +15,7 @@ enum DemoCommand {
         examples: ["graft demo", "graft demo --device cpu"],
         groups: [
             ArgumentGroup("Pictures", [writePictures, picturesPerClass, grafted]),
-            ArgumentGroup("Running", [Shared.device, Shared.threads, Shared.exact]),
+            ArgumentGroup("Running", [Shared.device, Shared.trustDevice, Shared.threads, Shared.exact]),
             Shared.outputGroup,
         ],
         validate: { values throws(UsageError) in

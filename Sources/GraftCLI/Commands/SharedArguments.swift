@@ -59,6 +59,8 @@ enum Shared {
         help: "Threads of the cpu device and of image decoding.")
     static let exact = Argument.flag(
         "exact", help: "Sum every convolution directly: no Winograd transforms, smaller rounding errors, slower.")
+    static let trustDevice = Argument.flag(
+        "trust-device", help: "Compute on a device although `graft doctor` found that a kernel in use fails there.")
     static let batchSize = Argument.option(
         "batch-size", .wholeNumber(atLeast: 1, atMost: 65_536), default: 32, help: "Images per step.")
     static let seed = Argument.option(
@@ -73,7 +75,7 @@ enum Shared {
     static let selectionGroup = ArgumentGroup("Selection", [list, limit])
 
     static func runGroup(seeded: Bool) -> ArgumentGroup {
-        ArgumentGroup("Running", [device, threads, exact, batchSize] + (seeded ? [seed] : []))
+        ArgumentGroup("Running", [device, trustDevice, threads, exact, batchSize] + (seeded ? [seed] : []))
     }
     static let outputGroup = ArgumentGroup("Output", [quiet, json])
 }
