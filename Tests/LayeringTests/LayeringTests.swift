@@ -81,6 +81,28 @@ import Testing
         }
     }
 
+    /// The client package runs what README.md shows, so both must be the same text.
+    @Test(arguments: [("Recipe 1", "PartialFineTuning"), ("Recipe 2", "FeatureExtraction")])
+    func theClientPackageRunsTheReadmesSnippets(_ recipe: String, _ file: String) throws {
+        let readme = try Repository.text(of: "README.md")
+        let section = try #require(
+            readme.components(separatedBy: "\n## ").first { $0.hasPrefix(recipe) }, "README.md has no section \(recipe)"
+        )
+        let start = try #require(section.range(of: "```swift\n"))
+        let end = try #require(section[start.upperBound...].range(of: "```"))
+        func lines(_ text: some StringProtocol) -> [Substring] {
+            text.split(separator: "\n").map { line in
+                Substring(line).drop { $0 == " " }
+            }.filter { $0 != "import Graft" && !$0.isEmpty }
+        }
+        // A client does something with what a loop gives; the snippet's own lines stand in order without a gap before.
+        let snippet = lines(section[start.upperBound..<end.lowerBound]).reversed().drop { $0 == "}" }.reversed()
+        let client = lines(try Repository.text(of: "Tests/ClientPackage/Sources/Client/\(file).swift"))
+        #expect(snippet.count > 3)
+        let isThere = client.indices.contains { client[$0...].starts(with: snippet) }
+        #expect(isThere, "the snippet of \(recipe) is not in \(file).swift; change both together")
+    }
+
     @Test func everyKernelFileIsEmbedded() throws {
         let table = try Repository.text(of: "Kernels/kernel_sources.c")
         let files = try Repository.files(under: "Kernels/cl").filter { $0.hasSuffix(".cl") }
