@@ -12,7 +12,7 @@ import GraftGraph
 /// }
 /// ```
 ///
-/// What is found is kept in the cache folder for each device, driver version and build (``DeviceVerdicts``): from then on
+/// What is found is kept in the cache folder for each device, driver version and build: from then on
 /// ``Device`` refuses programs that would run a kernel that failed.
 public struct DeviceExamination: Sendable {
     /// What came of one primitive's cases.

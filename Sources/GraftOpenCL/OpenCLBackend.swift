@@ -70,6 +70,11 @@
                 self.sources = sources
                 self.tuning = tuning
             }
+
+            func chosenSources() throws(DeviceError) -> [String: String] {
+                if let sources { return sources }
+                return try KernelSources.chosen()
+            }
         }
 
         package let description: DeviceDescription
@@ -91,7 +96,7 @@
         ) throws(DeviceError) {
             let context = try OpenCLContext(entry)
             let kernels = try kernelClass.make(for: context.kernelDevice)
-            let sources = try options.sources ?? KernelSources.chosen()
+            let sources = try options.chosenSources()
             guard let gpuKernels = kernels as? GPUKernelClass, let tuning = options.tuning,
                 let key = TuningStore.key(context.description, sources: sources),
                 let tiles = tuning.load(key)
@@ -108,7 +113,7 @@
             _ entry: OpenCLDeviceEntry, kernels: any KernelClass, options: Options = Options()
         ) throws(DeviceError) {
             self.init(
-                try OpenCLContext(entry), kernels: kernels, sources: try options.sources ?? KernelSources.chosen(),
+                try OpenCLContext(entry), kernels: kernels, sources: try options.chosenSources(),
                 options: options)
         }
 

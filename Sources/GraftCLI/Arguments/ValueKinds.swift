@@ -1,4 +1,5 @@
 import Foundation
+import Graft
 
 /// A change of the trainable set during training: `5:layer3`.
 struct UnfreezeRequest: Hashable, Sendable {
