@@ -21,6 +21,9 @@ private final class BrokenBackend: DeviceBackend {
 
     func byteCount(of kind: ValueKind) -> Int { inner.byteCount(of: kind) }
     func workspaceByteCount(for primitive: Primitive) -> Int { inner.workspaceByteCount(for: primitive) }
+    func channelOffset(of channels: Range<Int>, in shape: ActivationShape) -> Int? {
+        inner.channelOffset(of: channels, in: shape)
+    }
     var alignment: Int { inner.alignment }
     var maximumArenaByteCount: Int { inner.maximumArenaByteCount }
     func allocate(_ plan: MemoryPlan) throws(DeviceError) -> any DeviceMemory { try inner.allocate(plan) }
