@@ -17,14 +17,14 @@ enum HelpText {
             "COMMANDS",
         ]
         for command in commands {
-            lines += entry(command.name, command.summary, column: 14)
+            lines += entry(command.name, command.summary, column: 15)
         }
         lines += [
             "",
             "OPTIONS",
         ]
-        lines += entry("--version", "Show the version, how Graft was built, and the instruction set.", column: 14)
-        lines += entry("-h, --help", "Show this page; `graft help COMMAND` shows a command's options.", column: 14)
+        lines += entry("--version", "Show the version, how Graft was built, and the instruction set.", column: 15)
+        lines += entry("-h, --help", "Show this page; `graft help COMMAND` shows a command's options.", column: 15)
         lines.append("")
         lines += wrap(
             "EXIT CODES: 0 done, 1 failure at run time, 64 wrong command line, 65 bad data, 66 no input, "
