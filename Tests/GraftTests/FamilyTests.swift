@@ -110,11 +110,11 @@ import Testing
     }
 
     @Test(arguments: [
-        ("resnet18", 224, 256, Interpolation.bilinear), ("mobilenet_v2", 224, 232, .bilinear),
-        ("mobilenet_v3_small", 224, 256, .bilinear), ("mobilenet_v3_large", 224, 232, .bilinear),
+        ("resnet18", 224, 256, Interpolation.bilinear), ("mobilenet_v2", 224, 256, .bilinear),
+        ("mobilenet_v3_small", 224, 256, .bilinear), ("mobilenet_v3_large", 224, 256, .bilinear),
         ("densenet121", 224, 256, .bilinear), ("efficientnet_b0", 224, 256, .bicubic),
-        ("efficientnet_b1", 240, 255, .bilinear), ("efficientnet_b2", 288, 288, .bicubic),
-        ("efficientnet_b3", 300, 320, .bicubic), ("regnet_y_400mf", 224, 232, .bilinear),
+        ("efficientnet_b1", 240, 256, .bicubic), ("efficientnet_b2", 288, 288, .bicubic),
+        ("efficientnet_b3", 300, 320, .bicubic), ("regnet_y_400mf", 224, 256, .bilinear),
         ("resnet20_cifar", 32, 32, .bilinear),
     ])
     func picturesAreMadeAsForThePublishedWeights(
