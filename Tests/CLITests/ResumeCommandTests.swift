@@ -19,12 +19,12 @@ import Testing
             }
         }
 
-        func arguments(_ run: String, epochs: Int = 4, unfreezeAt: String = "2:layer3") -> [String] {
+        func arguments(_ run: String, epochs: Int = 4, _ more: [String] = []) -> [String] {
             [
                 "train", path + "/data", "--model", "resnet20_cifar", "--freeze", "backbone", "--unfreeze-at",
-                unfreezeAt, "--optimizer", "adam", "--epochs", "\(epochs)", "--batch-size", "4", "--val-split", "0.2",
+                "2:layer3", "--optimizer", "adam", "--epochs", "\(epochs)", "--batch-size", "4", "--val-split", "0.2",
                 "--device", "cpu", "--out", path + "/" + run, "--save-every", "0",
-            ]
+            ] + more
         }
 
         func data(_ name: String) throws -> Data { try Data(contentsOf: folder.url.appending(path: name)) }

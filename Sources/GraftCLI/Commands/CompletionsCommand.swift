@@ -22,7 +22,7 @@ enum CompletionsCommand {
             """,
         examples: [
             "source <(graft completions bash)                                      # in ~/.bashrc",
-            "source <(graft completions zsh)                                       # in ~/.zshrc, behind compinit",
+            "source <(graft completions zsh)                         # in ~/.zshrc, behind compinit",
             "graft completions fish > ~/.config/fish/completions/graft.fish",
         ],
         groups: [

@@ -31,10 +31,10 @@ enum PredictCommand {
         run: run)
 
     private static func run(_ values: ArgumentValues) throws {
+        let files = try DataRequest.files(values[images])
         var network = try NetworkRequest.model(values)
         let probe = try ProbeRequest(values, &network)
         try NetworkRequest.applyImages(&network, values)
-        let files = try DataRequest.files(values[images])
         let classNames = try probe?.classNames ?? DataRequest.outputNames(of: network, values)
         let outputCount = probe?.classNames.count ?? network.classCount
         let extractor = try FeatureExtractor(
