@@ -315,6 +315,14 @@ public struct ImageDataset: Sendable {
     /// `{"classes": […], "files": [{"path": …, "label": …}]}`. Classes are the JSON's `classes`; without them the folder's
     /// class folders, or those of its `train/` where it is a split of `train/` and `val/`.
     public init(folder: String, list: String, limit: Int? = nil) throws(ImageDatasetError) {
+        // A folder opens as a file does, and Foundation does not say what it met.
+        var status = stat()
+        guard stat(list, &status) == 0 else {
+            throw .unreadable(list, reason: errno == ENOENT ? "no such file" : String(cString: strerror(errno)))
+        }
+        guard status.st_mode & S_IFMT != S_IFDIR else {
+            throw .unreadable(list, reason: String(cString: strerror(EISDIR)))
+        }
         let data: Data
         do {
             data = try Data(contentsOf: URL(fileURLWithPath: list))

@@ -215,7 +215,7 @@ import Testing
             (["completions", "bsh"], "did you mean \"bash\"?"), (["completions"], "missing SHELL"),
             (["completions", "layers"], "needs --model MODEL or --weights F"),
             (["completions", "bash", "--model", "resnet18"], "applies to layers and selectors only"),
-            (["completions", "layers", "--model", "resnet81"], "did you mean resnet18"),
+            (["completions", "layers", "--model", "resnet81"], "resnet18"),
         ] {
             let result = try Graft.run(arguments)
             #expect(result.status == 64)

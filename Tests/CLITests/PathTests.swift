@@ -62,7 +62,10 @@ import Testing
         #expect(both.status == 0, "\(both.errors)")
         let images = try #require(try both.json["images"] as? [[String: Any]])
         #expect(images.compactMap { $0["path"] as? String } == [path, "standard input"])
-        #expect("\(images[0]["predictions"] ?? 0)" == "\(images[1]["predictions"] ?? 1)")
+        let probabilities = images.map { image in
+            (image["predictions"] as? [[String: Any]] ?? []).compactMap { $0["probability"] as? Double }
+        }
+        #expect(probabilities[0] == probabilities[1] && probabilities[0].count == 2)
 
         let text = try Graft.run(arguments + ["-"], input: Array("no picture".utf8))
         #expect(text.status == 65)
@@ -85,17 +88,18 @@ import Testing
     /// Faults of the file system in the system's words, without the sentences of a framework.
     @Test func faultsOfFilesAreSaidInTheSystemsWords() throws {
         let folder = try TemporaryFolder()
+        let lists = try TemporaryFolder()
         try folder.writeClasses(imagesPerClass: 1)
-        let file = try folder.write("{\"files\": [{\"path\": \"dark/0.png\"}]}".utf8, to: "lists/keys.json")
-        let types = try folder.write(
-            "{\"files\": [{\"path\": \"dark/0.png\", \"label\": \"a\"}]}".utf8, to: "lists/types.json")
-        let noJSON = try folder.write("{\"files\": [".utf8, to: "lists/cut.json")
+        let file = try lists.write("{\"files\": [{\"path\": \"dark/0.png\"}]}".utf8, to: "keys.json")
+        let types = try lists.write(
+            "{\"files\": [{\"path\": \"dark/0.png\", \"label\": \"a\"}]}".utf8, to: "types.json")
+        let noJSON = try lists.write("{\"files\": [".utf8, to: "cut.json")
         let train = ["train", folder.path, "--model", "resnet20_cifar", "--out"]
         let out = folder.path + "/run"
         for (arguments, message) in [
             (
                 train + [out, "--list", folder.path + "/none.txt"],
-                "none.txt: cannot be read: No such file or directory"
+                "none.txt: cannot be read: no such file"
             ),
             (train + [out, "--list", folder.path + "/dark"], "dark: cannot be read: Is a directory"),
             (train + [out, "--list", file], "found no files[0].label"),

@@ -112,9 +112,10 @@ import Testing
 
     @Test func theBarIsForTerminalsAlone() throws {
         let folder = try TemporaryFolder()
+        let run = try TemporaryFolder()
         try folder.writeClasses(imagesPerClass: 40)
         let arguments = [
-            "train", folder.path, "--model", "resnet20_cifar", "--epochs", "2", "--out", folder.path + "/run",
+            "train", folder.path, "--model", "resnet20_cifar", "--epochs", "2", "--out", run.path,
             "--device",
             "cpu", "--batch-size", "4",
         ]

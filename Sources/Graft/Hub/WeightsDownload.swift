@@ -157,7 +157,7 @@ private struct Target {
             try FileManager.default.createDirectory(atPath: folder, withIntermediateDirectories: true)
         } catch {
             throw GraftError.outputFailed(
-                "\(folder) cannot be made: \(error.localizedDescription); set GRAFT_CACHE to a folder that can be written"
+                "\(folder) cannot be made: \(systemReason(of: error)); set GRAFT_CACHE to a folder that can be written"
             )
         }
         while true {

@@ -204,7 +204,7 @@ struct CompletionScript: Sendable {
                     *)
                         case $words[1] in
                             \(commandsOfModels.joined(separator: " | ")))
-                                [[ $words[i - 1] != -* ]] && network=(--model "${(Q)words[i]}") ;;
+                                [[ $words[i-1] != -* ]] && network=(--model "${(Q)words[i]}") ;;
                         esac
                         ;;
                 esac

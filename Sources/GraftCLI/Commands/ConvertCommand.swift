@@ -15,7 +15,7 @@ enum ConvertCommand {
         "names", .choice("keep", "torchvision", "timm"), default: "keep",
         help: "Tensor names of OUT. timm's differ from torchvision's for VGG; any command reads both.")
     static let model = Argument.optional(
-        "model", .text("MODEL"), shownAs: "what the file says",
+        "model", .architecture, shownAs: "what the file says",
         help: "Check that the weights fit this architecture, and write its name and preprocessing into OUT.")
 
     static let command = Command(

@@ -19,7 +19,7 @@ struct ResumedRun {
         TrainCommand.validation.name,
         TrainableSet.unfreezeAt.name, TrainableSet.unfreezeAtStep.name, Shared.data.name,
         Shared.list.name,
-        Shared.classesFile.name, Shared.device.name, Shared.threads.name, Shared.quiet.name,
+        Shared.classesFile.name, Shared.device.name, Shared.trustDevice.name, Shared.threads.name, Shared.quiet.name,
         Shared.json.name,
     ]
     private static let paths: Set<String> = [
