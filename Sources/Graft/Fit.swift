@@ -250,6 +250,15 @@ extension Trainer {
             let last = lastSaved?.time ?? runStart
             return last.duration(to: clock.now) >= .seconds(min(max(interval, 0), 1e9))
         }
+        /// Runs what may have a driver compile. Compilers inside drivers clean up when a signal asks the process to end, and
+        /// then fail: that is the interruption, not a fault of the kernels.
+        func interruptibly<Result>(epoch: Int, since start: Date, _ body: () throws -> Result) throws -> Result {
+            do { return try body() } catch let error as DeviceError {
+                guard case .buildFailed = error, options.isCancelled() else { throw error }
+                try reportState(epoch: epoch, since: start)
+                throw GraftError.interrupted
+            }
+        }
         let firstEpoch = state.map { $0.isEpochFinished ? $0.epoch + 1 : $0.epoch } ?? 0
         for epoch in min(firstEpoch, options.epochs)..<options.epochs {
             if step >= totalSteps { break }
@@ -289,7 +298,7 @@ extension Trainer {
             var last = Date()
             var isExhausted = false
             while step < totalSteps {
-                guard var batch = try nextBatch() else {
+                guard var batch = try interruptibly(epoch: epoch, since: start, nextBatch) else {
                     isExhausted = true
                     break
                 }
@@ -305,7 +314,7 @@ extension Trainer {
                 if case .frontier = batch.content, try currentFrontier() != cache?.frontier {
                     // This batch and those behind it begin at another frontier, or at the pixels.
                     try beginAgain(at: batch.position) { try refreshCache(epoch: epoch) }
-                    guard let again = try nextBatch() else {
+                    guard let again = try interruptibly(epoch: epoch, since: start, nextBatch) else {
                         isExhausted = true
                         break
                     }
@@ -318,9 +327,11 @@ extension Trainer {
                     * options.schedule.factor(
                         step: step, totalSteps: totalSteps, stepsPerEpoch: stepsPerEpoch,
                         warmupSteps: options.warmupSteps)
-                let metrics = try self.step(
-                    batch.content, labels: batch.labels, learningRate: rate,
-                    dropoutKey: CounterRandom(seed: seed, UInt64(epoch), UInt64(step), 0xD209).key)
+                let metrics = try interruptibly(epoch: epoch, since: start) {
+                    try self.step(
+                        batch.content, labels: batch.labels, learningRate: rate,
+                        dropoutKey: CounterRandom(seed: seed, UInt64(epoch), UInt64(step), 0xD209).key)
+                }
                 if !announced {
                     announced = true
                     try onEvent(.prepared(byteCount: memoryPlan?.totalByteCount ?? 0, stepsPerEpoch: stepsPerEpoch))
@@ -357,9 +368,11 @@ extension Trainer {
             if lastSaved == nil { try reportState(epoch: epoch, since: start) }
             let evaluation: Evaluation?
             do {
-                do { evaluation = try scores() } catch let failure as FrontierCacheFailure {
+                do { evaluation = try interruptibly(epoch: epoch, since: start, scores) } catch let failure
+                    as FrontierCacheFailure
+                {
                     try giveUpCache(failure, epoch: epoch)
-                    evaluation = try scores()
+                    evaluation = try interruptibly(epoch: epoch, since: start, scores)
                 }
             } catch GraftError.interrupted {
                 try reportState(epoch: epoch, since: start)

@@ -40,6 +40,9 @@ extension CommandFailure {
         switch error {
         case let failure as CommandFailure: self = failure
         case let usage as UsageError: self.init(.usage, usage.message)
+        case DeviceError.buildFailed where Interruption.isRequested:
+            // Compilers inside drivers fail on the signal that asks the process to end.
+            self.init(.interrupted, "interrupted while kernels were built")
         default: self.init(Self.code(of: failureKind(of: error)), Self.text(of: error))
         }
     }
