@@ -216,8 +216,11 @@ public struct Model: Sendable {
 
     /// Writes the weights as safetensors that PyTorch loads with `strict=True`; the metadata hold architecture, class
     /// names, preprocessing and digest. Written to a temporary file first: a failure leaves an older file as it was.
-    public func save(_ path: String) throws {
-        try Safetensors.write(state, metadata: ModelMetadata(self, digest: digest()).entries, to: path)
+    public func save(_ path: String) throws { try save(path, digest: digest()) }
+
+    /// The same with the digest known.
+    func save(_ path: String, digest: String) throws {
+        try Safetensors.write(state, metadata: ModelMetadata(self, digest: digest).entries, to: path)
     }
 
     /// Whether every weight and statistic is a finite number.

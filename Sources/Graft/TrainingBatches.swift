@@ -14,6 +14,8 @@ struct TrainingBatch {
     var position = 0
     var content: Content
     var labels: [Int32]
+    /// Positions of the images in the data set.
+    var sampleIndices: [Int]
     /// Images left out of this batch, and of empty ones before it.
     var skipped: [SkippedImage]
 }
@@ -67,7 +69,9 @@ final class TrainingBatches {
     func next() throws -> TrainingBatch? {
         guard let cache else {
             return try loader.next().map {
-                TrainingBatch(content: .pixels($0.pixels), labels: $0.labels, skipped: $0.skipped)
+                TrainingBatch(
+                    content: .pixels($0.pixels), labels: $0.labels, sampleIndices: $0.sampleIndices,
+                    skipped: $0.skipped)
             }
         }
         var skipped: [SkippedImage] = []
@@ -93,7 +97,8 @@ final class TrainingBatches {
             if !present.isEmpty {
                 return TrainingBatch(
                     position: first, content: .frontier(try cache.batch(present)),
-                    labels: present.map { Int32(truncatingIfNeeded: data.samples[$0].label) }, skipped: skipped)
+                    labels: present.map { Int32(truncatingIfNeeded: data.samples[$0].label) },
+                    sampleIndices: present, skipped: skipped)
             }
         }
         trailing += skipped

@@ -5,7 +5,9 @@ import Graft
 enum CommandLineTool {
     static let commands: [Command] = [
         DevicesCommand.command, ModelsCommand.command, SummaryCommand.command, TrainCommand.command,
-        EvaluateCommand.command, PredictCommand.command, ExtractCommand.command, BenchCommand.command,
+        ReportCommand.command, EvaluateCommand.command, PredictCommand.command, ExplainCommand.command,
+        ExtractCommand.command,
+        BenchCommand.command,
         TuneCommand.command, DemoCommand.command,
     ]
 

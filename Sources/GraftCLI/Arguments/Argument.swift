@@ -72,6 +72,7 @@ struct Argument<Value: Sendable>: AnyArgument {
         var value = values.isGiven(self) ? values[self] : defaultValue
         try fold(&value, text)
         values.set(value, for: self)
+        values.texts[name, default: []].append(form == .flag ? "on" : text)
     }
 }
 
@@ -183,6 +184,8 @@ extension Argument where Value == Bool {
 /// The parsed values of one command line.
 struct ArgumentValues: Sendable {
     private var stored: [String: any Sendable] = [:]
+    /// What was written for each argument that was given, in order.
+    fileprivate(set) var texts: [String: [String]] = [:]
 
     /// The value that was given, or the default.
     subscript<Value>(_ argument: Argument<Value>) -> Value {

@@ -8,6 +8,10 @@ enum ExtractCommand {
     static let out = Argument.required(
         "out", .path("F"), placeholderValue: "", help: "Features: .npz, .npy (one layer), .csv or .safetensors.")
 
+    static let projector = Argument.optional(
+        "projector", .path("DIR"), shownAs: "none", example: "projector",
+        help: "Write the features for TensorBoard's embedding projector too: `tensorboard --logdir DIR` shows them.")
+
     static let command = Command(
         name: "extract",
         summary: "Write the outputs of inner layers for every image.",
@@ -23,7 +27,7 @@ enum ExtractCommand {
             ArgumentGroup("Model", [Shared.requiredWeights, Shared.modelOfWeights, layer]),
             Shared.imageGroup,
             Shared.runGroup(seeded: false),
-            ArgumentGroup("Output", [out, Shared.quiet, Shared.json]),
+            ArgumentGroup("Output", [out, projector, Shared.quiet, Shared.json]),
         ],
         run: run)
 
@@ -38,6 +42,11 @@ enum ExtractCommand {
             network, layers: layers, device: NetworkRequest.device(values),
             batchSizes: NetworkRequest.batchSizes(count: images.count, batchSize: values[Shared.batchSize]))
         NetworkRequest.announce(extractor.deviceDescription, extractor.deviceNotes, values)
+        let projectorWriter = try values[projector].map {
+            try ProjectorWriter(
+                $0, layers: layers, classes: images.classes, imageCount: images.count,
+                imageSize: network.preprocessing.imageSize)
+        }
 
         var shapes: [String: [Int]] = [:]
         var count = 0
@@ -47,8 +56,15 @@ enum ExtractCommand {
             count += batch.count
             try writer.append(
                 features, labels: batch.labels, paths: batch.sampleIndices.map { images.samples[$0].path })
+            try projectorWriter?.append(
+                features, labels: batch.labels, paths: batch.sampleIndices.map { images.samples[$0].path },
+                pixels: batch.pixels)
         }
         try writer.finish()
+        if let projectorWriter {
+            try projectorWriter.finish()
+            NetworkRequest.note("tensorboard --logdir \(projectorWriter.folder) shows the features", values)
+        }
         if values[Shared.json] {
             let arrays = layers.map {
                 (key: $0, value: JSON.array(([count] + (shapes[$0] ?? [])).map { .integer($0) }))

@@ -4,7 +4,8 @@ import Graft
 enum TrainCommand {
     static let out = Argument.required(
         "out", .path("RUN"), placeholderValue: "",
-        help: "Folder of the run: last.safetensors, best.safetensors, steps.csv, epochs.csv.")
+        help: "Folder of the run: last.safetensors, best.safetensors, report.html, run.json, steps.csv, epochs.csv, "
+            + "confusion.csv, events for TensorBoard.")
 
     static let epochs = Argument.option("epochs", .wholeNumber(atLeast: 1), default: 10, help: "Passes over the data.")
     static let steps = Argument.optional(
@@ -57,8 +58,8 @@ enum TrainCommand {
         name: "train",
         summary: "Fine-tune a network on a folder of images.",
         discussion: """
-            With --weights and without --freeze, the backbone is frozen and the head is trained. Weights and tables \
-            are written behind every epoch; Ctrl-C saves them and ends.
+            With --weights and without --freeze, the backbone is frozen and the head is trained. Weights, tables and \
+            the page report.html are written behind every epoch; Ctrl-C saves them and ends.
             """,
         examples: [
             "graft train photos --model resnet18 --weights resnet18.pth --out runs/a",
@@ -159,6 +160,8 @@ enum TrainCommand {
                 + "; \(trainableCount) of \(network.parameterNames.count) parameter tensors are trainable", values)
 
         let options = fitOptions(values)
+        try folder.begin(
+            description(trainer, training, validationImages, values), validation: validationImages)
         let report = TrainingReport(
             folder: folder, trainer: trainer, imageCount: training.count, options: options, values)
         do {
@@ -167,20 +170,44 @@ enum TrainCommand {
             }
             report.finish()
             try report.save()
+            try folder.end(.finished)
             try report.printResult(epochs)
         } catch GraftError.interrupted {
             report.finish()
             guard trainer.stepCount > 0 else {
+                try folder.end(.interrupted)
                 throw CommandFailure(.interrupted, "interrupted before the first step; nothing was written")
             }
             try report.save()
+            try folder.end(.interrupted)
             throw CommandFailure(
                 .interrupted,
                 "interrupted after step \(trainer.stepCount); \(values[out]) holds the weights and tables so far")
         } catch {
             report.finish()
+            // The error that ended the run is the one to report, whatever becomes of the page.
+            try? folder.end(.failed, message: "\(error)")
             throw error
         }
+    }
+
+    /// What `run.json` and the page say about the run.
+    private static func description(
+        _ trainer: Trainer, _ training: ImageDataset, _ validation: ImageDataset?, _ values: ArgumentValues
+    ) throws -> RunDescription {
+        var given: [String: String] = [:]
+        var defaults: [String: String] = [:]
+        for argument in command.options {
+            if let texts = values.texts[argument.name] {
+                given[argument.name] = texts.joined(separator: ", ")
+            } else if let text = argument.defaultText {
+                defaults[argument.name] = text
+            }
+        }
+        return try RunDescription(
+            trainer, data: training, validation: validation,
+            command: ["graft"] + CommandLine.arguments.dropFirst(), options: given, defaults: defaults,
+            weights: values[Shared.weights], version: graftVersion)
     }
 
     private static func rule(_ values: ArgumentValues) -> Optimizer {
