@@ -49,7 +49,8 @@
                     cohortByteCount = plan.cohorts[cohort].parameters.byteCount
                     cohortCount = max(cohortCount, cohort + 1)
                 }
-                for launch in try kernels.launches(for: instruction.primitive, cohortByteCount: cohortByteCount) {
+                for launch in try kernels.launches(for: instruction.primitive, cohortByteCount: cohortByteCount)
+                where !Self.isInPlace(launch, instruction, plan.slots[index]) {
                     described.append((position, launch))
                 }
             }
@@ -60,6 +61,18 @@
                     launch, program: program, instruction: instructions[position], position: position,
                     slots: plan.slots[index])
             }
+        }
+
+        /// Whether a launch copies to a concatenation what the memory plan had written there.
+        private static func isInPlace(_ launch: KernelLaunch, _ instruction: Instruction, _ slots: [Slot]) -> Bool {
+            guard case .concatenation = instruction.primitive else { return false }
+            for case .input(let operand) in launch.arguments {
+                let source = slots[instruction.inputs[operand].index]
+                let whole = slots[instruction.outputs[0].index]
+                return source.arena == whole.arena && source.offset >= whole.offset
+                    && source.offset + source.byteCount <= whole.offset + whole.byteCount
+            }
+            return false
         }
 
         // MARK: Binding
