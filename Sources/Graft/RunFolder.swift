@@ -154,7 +154,8 @@ public final class RunFolder {
     }
 
     private func writeReport() throws {
-        guard let description else { return }
+        // From the files alone, so that the page can be made again of them.
+        let description = try RunDescription(contentsOf: file("run.json"))
         let page = ReportPage(description, try RunHistory(folder: path), thumbnails: thumbnails)
         try AtomicFile.write(page.html(), to: file("report.html"))
     }

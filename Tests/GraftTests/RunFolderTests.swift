@@ -54,7 +54,7 @@ import Testing
         let folder = try TestFolder()
         let (run, data, trainer) = try Self.run(in: folder)
         let description = try RunDescription(contentsOf: run.path + "/run.json")
-        #expect(description == run.description || description.sessions.count == 1)
+        #expect(description.sessions.count == 1)
         #expect(description.status == .finished)
         #expect(description.command == ["graft", "train", "it's <b>"])
         #expect(description.training.classCounts == [4, 4])
@@ -64,13 +64,13 @@ import Testing
         #expect(description.phases.map(\.selector) == [nil, "layer3"])
         #expect(description.phases.map(\.step) == [0, 2])
         #expect(description.phases[0].plan.blocks.last?.role == .trainable)
-        // The whole backbone is kept at first, and less of it once layer3 trains.
+        // The whole backbone is kept at first. The last epoch reads nothing again, so nothing is kept for it.
         let roles = description.phases.map { phase in
             Dictionary(uniqueKeysWithValues: phase.plan.blocks.map { ($0.name, $0.role) })
         }
         #expect(roles[0]["layer3"] == .kept)
         #expect(roles[1]["layer3"] == .trainable)
-        #expect(roles[1]["layer1"] == .kept || description.kept == nil)
+        #expect(roles[1]["layer1"] == .frozen)
 
         let history = try RunHistory(folder: run.path)
         #expect(history.steps.map(\.step) == [0, 1, 2, 3])
@@ -88,7 +88,7 @@ import Testing
         #expect(page.contains("Käfer &amp; &quot;Ähre&quot; 甲"))
         #expect(page.contains("&#39;it&#39;\\&#39;&#39;s &lt;b&gt;&#39;"))
         #expect(!page.contains("http:") && !page.contains("https:") && !page.contains("src=\"/"))
-        #expect(page.contains("layer3 trains"))
+        #expect(page.contains(">+ layer3</span>"))
         #expect(page.contains("2 classes, 8 images to train on, 8 to validate on"))
         // A network of random weights with a rate so small makes mistakes, and their pictures are in the page.
         let mistakes = try #require(run.description?.best).mistakes.count

@@ -314,13 +314,13 @@ import Testing
         #expect(coarse.count < bytes.count)
         // Noise at full quality takes more than the first buffer.
         var state: UInt32 = 1
-        let noise = (0..<300 * 300 * 3).map { _ -> UInt8 in
+        let noise = (0..<600 * 600 * 3).map { _ -> UInt8 in
             state = state &* 1_664_525 &+ 1_013_904_223
             return UInt8(state >> 24)
         }
-        let large = try ImageCodec.encodeJPEG(RGBImage(width: 300, height: 300, pixels: noise), quality: 100)
-        #expect(large.count > 300 * 300 + 65_536)
-        #expect(try ImageCodec.decode(large).width == 300)
+        let large = try ImageCodec.encodeJPEG(RGBImage(width: 600, height: 600, pixels: noise), quality: 100)
+        #expect(large.count > 600 * 600 + 65_536)
+        #expect(try ImageCodec.decode(large).width == 600)
     }
 
     @Test func moreThanAJPEGHoldsIsRefused() throws {

@@ -156,7 +156,7 @@ struct ReportPage {
         let range = 0...max(last, 1e-6)
         let markers = run.phases.filter { $0.selector != nil }.map { phase in
             ReportChart.Marker(
-                x: position(ofStep: phase.step, epoch: phase.epoch), label: "\(phase.selector ?? "") trains")
+                x: position(ofStep: phase.step, epoch: phase.epoch), label: "+ \(phase.selector ?? "")")
         }
         func perStep(_ name: String, _ value: (StepRecord) -> Double) -> ReportChart.Series {
             .smoothed(name: name, style: "train", zip(positions, history.steps).map { ($0, value($1)) })
@@ -386,7 +386,7 @@ struct ReportPage {
         let heads = shown.map { "<th scope=\"col\" title=\"\(title($0))\">\(name($0))</th>" }.joined()
         return """
             <div class="scroll" tabindex="0" role="region" aria-label="Confusion matrix">
-            <table class="matrix"><thead><tr><th class="corner">label ↓ prediction →</th>\(heads)</tr></thead>
+            <table class="matrix"><thead><tr><th class="corner">label ↓<br>prediction →</th>\(heads)</tr></thead>
             <tbody>
             \(rows)</tbody></table></div>
             """

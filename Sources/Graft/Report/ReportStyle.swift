@@ -28,9 +28,9 @@ enum ReportStyle {
         .frozen{color:var(--c-frozen);background:var(--b-frozen)}
         .failed{color:var(--bad);background:var(--b-frozen)}
         h1 .pill{vertical-align:4px;margin-left:8px}
-        .cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(150px,1fr));gap:12px;margin-top:16px}
+        .cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(160px,1fr));gap:12px;margin-top:16px}
         .cards div{background:var(--card);border:1px solid var(--edge);border-radius:10px;padding:12px 16px}
-        .cards b{display:block;font-size:24px;line-height:1.2;font-variant-numeric:tabular-nums}
+        .cards b{display:block;font-size:22px;line-height:1.3;white-space:nowrap;font-variant-numeric:tabular-nums}
         .cards span{color:var(--soft);font-size:13px}
         .message{border-color:var(--bad);color:var(--bad);overflow-wrap:anywhere}
         pre{margin:12px 0 0;padding:10px 12px;background:var(--page);border:1px solid var(--edge);border-radius:8px;\
@@ -73,7 +73,7 @@ enum ReportStyle {
         .name{max-width:260px;overflow:hidden;text-overflow:ellipsis}
         .matrix{border-collapse:separate;border-spacing:2px}
         .matrix td,.matrix th{border:0;border-radius:4px;text-align:center;padding:6px 8px;min-width:38px}
-        .matrix tbody th,.matrix .corner{text-align:right;max-width:150px;overflow:hidden;text-overflow:ellipsis}
+        .matrix tbody th,.matrix .corner{text-align:right;max-width:150px;overflow:hidden;text-overflow:ellipsis}.matrix .corner{white-space:normal;font-weight:400;line-height:1.2}
         .matrix thead th{max-width:96px;overflow:hidden;text-overflow:ellipsis}
         td.r{background:rgba(var(--right),var(--v))}
         td.w{background:rgba(var(--wrong),var(--v))}
@@ -91,7 +91,7 @@ enum ReportStyle {
         .bar i{display:block;height:8px;border-radius:4px;background:var(--train)}
         .gallery{display:grid;grid-template-columns:repeat(auto-fill,minmax(132px,1fr));gap:14px;margin-top:12px}
         .gallery figure{min-width:0;font-size:13px;line-height:1.35;overflow-wrap:anywhere}
-        .gallery img,.gallery .none{width:100%;aspect-ratio:1;border-radius:8px;display:flex;object-fit:cover;\
+        .gallery img,.gallery .none{width:100%;height:auto;aspect-ratio:1;border-radius:8px;display:flex;object-fit:cover;\
         background:var(--b-frozen);align-items:center;justify-content:center;color:var(--soft);text-align:center}
         .gallery .wrong{color:var(--val);font-weight:600}
         .gallery .path{display:block;color:var(--soft);font-size:12px}
@@ -103,8 +103,8 @@ enum ReportStyle {
         footer{color:var(--soft);font-size:13px;margin-top:16px}
         @media(max-width:760px){main{padding:16px 10px 32px}section{padding:14px 12px}.charts,.columns{\
         grid-template-columns:minmax(0,1fr)}.plot{height:210px;margin-left:46px}h1{font-size:21px}\
-        .cards{grid-template-columns:1fr 1fr;gap:8px}.cards div{padding:10px 12px}.cards b{font-size:20px}\
-        th,td{padding:4px 7px}.matrix td,.matrix th{padding:5px 4px;min-width:30px}.name{max-width:130px}\
+        .cards{grid-template-columns:1fr 1fr;gap:8px}.cards div{padding:10px 12px}.cards b{font-size:19px}\
+        th,td{padding:4px 7px}thead th{white-space:normal}.matrix td,.matrix th{padding:5px 4px;min-width:30px}.name{max-width:130px}\
         .matrix tbody th,.matrix .corner{max-width:96px}.gallery{grid-template-columns:1fr 1fr 1fr;gap:10px}\
         dl{grid-template-columns:minmax(0,1fr)}dd{margin-bottom:6px}}
         @media print{section{break-inside:avoid}}

@@ -221,6 +221,9 @@ public struct RunDescription: Sendable, Hashable, Codable {
 
     // MARK: File
 
+    /// Dates to the millisecond, in UTC.
+    private static let dates = Date.ISO8601FormatStyle(includingFractionalSeconds: true)
+
     /// Reads `run.json`.
     ///
     /// - Throws: ``GraftError/noInput(_:)``, ``GraftError/damagedFile(_:)``.
@@ -231,7 +234,9 @@ public struct RunDescription: Sendable, Hashable, Codable {
         }
         let decoder = JSONDecoder()
         decoder.keyDecodingStrategy = .convertFromSnakeCase
-        decoder.dateDecodingStrategy = .iso8601
+        decoder.dateDecodingStrategy = .custom { decoder in
+            try Self.dates.parse(decoder.singleValueContainer().decode(String.self))
+        }
         do {
             self = try decoder.decode(RunDescription.self, from: data)
         } catch {
@@ -248,7 +253,10 @@ public struct RunDescription: Sendable, Hashable, Codable {
     package func json() throws -> [UInt8] {
         let encoder = JSONEncoder()
         encoder.keyEncodingStrategy = .convertToSnakeCase
-        encoder.dateEncodingStrategy = .iso8601
+        encoder.dateEncodingStrategy = .custom { date, encoder in
+            var container = encoder.singleValueContainer()
+            try container.encode(Self.dates.format(date))
+        }
         encoder.outputFormatting = [.prettyPrinted, .sortedKeys, .withoutEscapingSlashes]
         return Array(try encoder.encode(self)) + [UInt8(ascii: "\n")]
     }
