@@ -26,7 +26,7 @@ public struct NetworkDrawing: Sendable {
     private let title: String
     private let counts: [TrainingRole: Int]
 
-    private static let width = 262
+    private static let width = 300
     private static let height = 42
     private static let rowGap = 18
     private static let columnGap = 22
@@ -63,8 +63,9 @@ public struct NetworkDrawing: Sendable {
         var boxOf: [Int] = []
         var boxes: [Box] = []
         for (index, node) in graph.nodes.enumerated() {
+            let isNorm = if case .batchNormalization = node.layer { true } else { false }
             if let input = node.inputs.first, node.inputs.count == 1, consumers[input] == 1,
-                Self.joinsItsInput(node.layer), stages[input] == stages[index] || parameters[index] == 0,
+                Self.joinsItsInput(node.layer), stages[input] == stages[index] || parameters[index] == 0 || isNorm,
                 index > 0, input > 0
             {
                 boxOf.append(boxOf[input])
@@ -85,7 +86,7 @@ public struct NetworkDrawing: Sendable {
             let found = Set((owners.isEmpty ? members : owners).map { roles[$0] })
             boxes[index].role = [TrainingRole.trainable, .passing, .frozen].first(where: found.contains) ?? .kept
             boxes[index].parameterCount = members.reduce(0) { $0 + parameters[$1] }
-            boxes[index].kinds = members.map { ModelSummary.name(of: graph.nodes[$0].layer) }.joined(separator: ", ")
+            boxes[index].kinds = members.map { Self.kind(graph.nodes[$0].layer) }.joined(separator: ", ")
             let shape = shapes[members.last ?? 0]
             boxes[index].shape =
                 shape.pixelCount == 1
@@ -96,6 +97,11 @@ public struct NetworkDrawing: Sendable {
         self.counts = counts
         title = "\(model.architecture.name), \(model.classCount) classes, input 3×\(size)×\(size)"
         self.boxes = Self.placed(boxes)
+    }
+
+    /// The kind of layer, shorter than in the summary's table.
+    private static func kind(_ layer: Layer) -> String {
+        ModelSummary.name(of: layer).replacingOccurrences(of: "convolution", with: "conv")
     }
 
     /// Whether a layer is drawn in the box of the layer before it.
@@ -150,11 +156,11 @@ public struct NetworkDrawing: Sendable {
         .page{fill:#fff}.stage{fill:#f5f6f8;stroke:#d8dee4}.e{fill:none;stroke:#6e7781;stroke-width:1.5}\
         .arrow{fill:#6e7781}.skip{stroke:#8250df;stroke-width:2}.box{stroke-width:1.5}\
         .trainable{fill:#d3f3dc;stroke:#0f6d31;stroke-width:2.5}.passing{fill:#fdf0c4;stroke:#7d4e00;stroke-dasharray:6 3}\
-        .kept{fill:#dbeefe;stroke:#0a5ca8}.frozen{fill:#eceff2;stroke:#59636e;stroke-dasharray:2 3}\
+        .kept{fill:#dbeefe;stroke:#0a5ca8}.plain{fill:#fff;stroke:#6e7781}.frozen{fill:#eceff2;stroke:#59636e;stroke-dasharray:2 3}\
         @media(prefers-color-scheme:dark){text{fill:#a8b3be}.n,.t{fill:#e6edf3}.page{fill:#0d1117}\
         .stage{fill:#161b22;stroke:#30363d}.e{stroke:#8b949e}.arrow{fill:#8b949e}.skip{stroke:#b794ff}\
         .trainable{fill:#12361f;stroke:#7ee2a0}.passing{fill:#3a2d06;stroke:#f2cc60}\
-        .kept{fill:#0e2f4f;stroke:#8cc8ff}.frozen{fill:#272e36;stroke:#b3bcc5}}
+        .kept{fill:#0e2f4f;stroke:#8cc8ff}.plain{fill:#0d1117;stroke:#8b949e}.frozen{fill:#272e36;stroke:#b3bcc5}}
         """
 
     /// The picture.
@@ -256,15 +262,19 @@ public struct NetworkDrawing: Sendable {
 
     private func rectangle(_ box: Box) -> String {
         let x = left(box)
-        let symbol = Self.symbols[box.role] ?? ""
+        // Additions and poolings among layers that train have nothing that could be frozen.
+        let isPlain = box.parameterCount == 0 && box.role == .passing
+        let symbol = isPlain ? "" : Self.symbols[box.role] ?? ""
+        let style = isPlain ? "plain" : box.role.rawValue
+        let words = isPlain ? "no parameters, passes gradients" : Self.words(box.role)
         var detail = box.kinds
         if box.parameterCount > 0 { detail += " · \(ReportNumber.grouped(box.parameterCount))" }
-        if detail.count > 43 { detail = String(detail.prefix(42)) + "…" }
-        let room = 36 - box.shape.count
+        if detail.count > 41 { detail = String(detail.prefix(40)) + "…" }
+        let room = 34 - box.shape.count
         let name = box.name.count > room ? "…" + box.name.suffix(max(room - 1, 4)) : box.name
         return """
-            <g><title>\(escapedHTML("\(box.name): \(box.kinds), output \(box.shape), \(Self.words(box.role))"))</title>\
-            <rect class="box \(box.role.rawValue)" x="\(x)" y="\(box.y)" width="\(Self.width)" height="\(Self.height)" rx="6"/>\
+            <g><title>\(escapedHTML("\(box.name): \(box.kinds), output \(box.shape), \(words)"))</title>\
+            <rect class="box \(style)" x="\(x)" y="\(box.y)" width="\(Self.width)" height="\(Self.height)" rx="6"/>\
             <text class="n" x="\(x + 10)" y="\(box.y + 17)">\(symbol) \(escapedHTML(name))</text>\
             <text x="\(x + Self.width - 10)" y="\(box.y + 17)" text-anchor="end">\(box.shape)</text>\
             <text x="\(x + 10)" y="\(box.y + 33)">\(escapedHTML(detail))</text></g>

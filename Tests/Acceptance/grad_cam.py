@@ -17,7 +17,7 @@ from PIL import Image, ImageOps
 # name, layer of graft (None: its default), module of PyTorch whose output that is, class (None: the most probable)
 CASES = [
     ("resnet18", None, "layer4", None),
-    ("resnet18", "layer2", "layer2", 7),
+    ("resnet18", "layer2", "layer2", 5),
     ("resnet50", None, "layer4", None),
     ("squeezenet1_1", None, "features.12", None),
     ("squeezenet1_1", "features.7", "features.7", 100),
@@ -101,7 +101,8 @@ def main():
                 difference = max(
                     numpy.abs(a - b).max() / max(b.max(), 1e-30) if b.any() else numpy.abs(a).max()
                     for a, b in zip(values, expected))
-                good = correlation >= 0.9999 and difference <= 2e-3
+                # A case whose maps are all empty compares nothing.
+                good = correlation >= 0.9999 and difference <= 2e-3 and expected.any()
                 failed += not good
                 print(f"{name:15} {layer or 'default':12} {device:8} {values.shape[1]}×{values.shape[2]:<4} "
                       f"{correlation:12.7f} {difference:21.2e}{'' if good else '  FAILED'}")
