@@ -80,6 +80,9 @@ public struct Model: Sendable {
 
     init(checkpoint: LoadedCheckpoint, name: String?, path: String) throws {
         let metadata = ModelMetadata(checkpoint.metadata)
+        var checkpoint = checkpoint
+        let renamed = try TensorNaming.withTorchvisionNames(checkpoint.state, source: path)
+        if let renamed { checkpoint.state = renamed }
         guard let name = name ?? metadata.architecture else { throw GraftError.architectureUnknown(path: path) }
         let architecture = try Architecture.named(name)
         if let stated = metadata.architecture, stated != name {
@@ -110,7 +113,8 @@ public struct Model: Sendable {
         self.init(
             architecture: architecture, graph: graph, classCount: classCount, state: state,
             preprocessing: try metadata.preprocessing(path: path) ?? Self.defaultPreprocessing(architecture))
-        loadNotes = checkpoint.notes + report.description.split(separator: "\n").map(String.init)
+        loadNotes = checkpoint.notes + (renamed == nil ? [] : ["timm's names replaced by torchvision's"])
+        loadNotes += report.description.split(separator: "\n").map(String.init)
         if let names = metadata.classNames {
             guard names.count == classCount else {
                 throw GraftError.weightsMismatch("\(path) names \(names.count) classes, its head has \(classCount)")
@@ -141,6 +145,9 @@ public struct Model: Sendable {
         trainable.formUnion(added)
         return added
     }
+
+    /// Makes exactly these parameters trainable.
+    mutating func setTrainable(_ names: Set<String>) { trainable = names }
 
     /// The parameters that a selector names.
     public func names(_ selector: String) throws(GraftError) -> [String] {
@@ -214,13 +221,18 @@ public struct Model: Sendable {
 
     // MARK: Files
 
-    /// Writes the weights as safetensors that PyTorch loads with `strict=True`; the metadata hold architecture, class
-    /// names, preprocessing and digest. Written to a temporary file first: a failure leaves an older file as it was.
-    public func save(_ path: String) throws { try save(path, digest: digest()) }
-
-    /// The same with the digest known.
-    func save(_ path: String, digest: String) throws {
-        try Safetensors.write(state, metadata: ModelMetadata(self, digest: digest).entries, to: path)
+    /// Writes weights that PyTorch loads with `strict=True`; the metadata hold architecture, class names, preprocessing
+    /// and digest. Written to a temporary file first: a failure leaves an older file as it was.
+    ///
+    /// - Parameters:
+    ///   - path: the file.
+    ///   - format: nil takes what the ending says, safetensors for an ending that says nothing.
+    /// - Throws: `CheckpointError` when the file cannot be written.
+    public func save(_ path: String, format: WeightsFormat? = nil) throws {
+        let format = format ?? WeightsFormat(ending: path) ?? .safetensors
+        try CheckpointWriter.write(
+            state.map { ($0.name, TensorContent($0.tensor)) }, metadata: ModelMetadata(self, digest: digest()).entries,
+            format: format.checkpointFormat, to: path)
     }
 
     /// Whether every weight and statistic is a finite number.

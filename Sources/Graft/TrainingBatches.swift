@@ -12,6 +12,8 @@ struct TrainingBatch {
 
     /// Where the batch begins in the pass's order, if it comes from a cache.
     var position = 0
+    /// Where in the pass's order the next batch begins.
+    var end: Int
     var content: Content
     var labels: [Int32]
     /// Positions of the images in the data set.
@@ -72,8 +74,8 @@ final class TrainingBatches {
         guard let cache else {
             return try loader.next().map {
                 TrainingBatch(
-                    content: .pixels($0.pixels), labels: $0.labels, sampleIndices: $0.sampleIndices,
-                    skipped: $0.skipped)
+                    end: min(($0.index + 1) * batchSize, order.count), content: .pixels($0.pixels),
+                    labels: $0.labels, sampleIndices: $0.sampleIndices, skipped: $0.skipped)
             }
         }
         let start = position
@@ -107,7 +109,7 @@ final class TrainingBatches {
             let present = indices.filter(cache.contains)
             if !present.isEmpty {
                 return TrainingBatch(
-                    position: first, content: .frontier(try cache.batch(present)),
+                    position: first, end: first + indices.count, content: .frontier(try cache.batch(present)),
                     labels: present.map { Int32(truncatingIfNeeded: data.samples[$0].label) },
                     sampleIndices: present, skipped: skipped)
             }

@@ -6,9 +6,8 @@ enum CommandLineTool {
     static let commands: [Command] = [
         DevicesCommand.command, ModelsCommand.command, SummaryCommand.command, TrainCommand.command,
         ReportCommand.command, EvaluateCommand.command, PredictCommand.command, ExplainCommand.command,
-        ExtractCommand.command,
-        BenchCommand.command,
-        TuneCommand.command, DemoCommand.command,
+        ExtractCommand.command, ProbeCommand.command, ConvertCommand.command, BenchCommand.command, TuneCommand.command,
+        DemoCommand.command,
     ]
 
     static func run(_ words: [String]) -> ExitCode {

@@ -124,6 +124,7 @@
                 kbPerItem = blocksPerItem(bandTiles)
             }
             if ceilDivide(tiles, bandTiles) * ceilDivide(kbCount, kbPerItem) < Self.itemCount / 2 { kbPerItem = 1 }
+            kbPerItem = evenShare(of: kbCount, atMost: kbPerItem)
             let bands = ceilDivide(tiles, bandTiles)
             let items = bands * ceilDivide(kbCount, kbPerItem)
             let workers = isDirect ? items : min(items, slabCount)

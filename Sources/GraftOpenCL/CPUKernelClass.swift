@@ -34,6 +34,12 @@
             try ChannelBlockedLayout.pack(tensor, kind: kind)
         }
 
+        package func pack(
+            _ tensor: HostTensor, kind: ValueKind, into target: UnsafeMutableRawBufferPointer
+        ) throws(DeviceError) {
+            try ChannelBlockedLayout.pack(tensor, kind: kind, into: target)
+        }
+
         package func unpack(_ bytes: UnsafeRawBufferPointer, kind: ValueKind) -> HostTensor {
             ChannelBlockedLayout.unpack(bytes, kind: kind)
         }
@@ -193,4 +199,7 @@
 
     /// ⌈a/b⌉ for a ≥ 0.
     func ceilDivide(_ a: Int, _ b: Int) -> Int { (a + b - 1) / b }
+
+    /// How many of `count` things to an item so that items differ by little: drivers deal items out in large lots.
+    func evenShare(of count: Int, atMost most: Int) -> Int { ceilDivide(count, ceilDivide(count, most)) }
 #endif

@@ -29,7 +29,8 @@ enum ExplainCommand {
         ],
         groups: [
             ArgumentGroup("Input", [PredictCommand.images]),
-            ArgumentGroup("Model", [Shared.requiredWeights, Shared.modelOfWeights, Shared.classesFile]),
+            ArgumentGroup(
+                "Model", [Shared.requiredWeights, Shared.offline, Shared.modelOfWeights, Shared.classesFile]),
             ArgumentGroup("Map", [layer, classOption]),
             Shared.imageGroup,
             Shared.runGroup(seeded: false),
@@ -49,8 +50,7 @@ enum ExplainCommand {
     }
 
     private static func run(_ values: ArgumentValues) throws {
-        var network = try Model(values[Shared.modelOfWeights], weights: values[Shared.requiredWeights])
-        NetworkRequest.announceLoading(network, values)
+        var network = try NetworkRequest.model(values)
         try NetworkRequest.applyImages(&network, values)
         let files = DataRequest.files(values[PredictCommand.images])
         let names = try DataRequest.outputNames(of: network, values)

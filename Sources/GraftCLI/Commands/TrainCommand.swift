@@ -4,8 +4,18 @@ import Graft
 enum TrainCommand {
     static let out = Argument.required(
         "out", .path("RUN"), placeholderValue: "",
-        help: "Folder of the run: last.safetensors, best.safetensors, report.html, run.json, steps.csv, epochs.csv, "
-            + "confusion.csv, events for TensorBoard.")
+        help:
+            "Folder of the run: last.safetensors, best.safetensors, state.safetensors, report.html, run.json, steps.csv, "
+            + "epochs.csv, confusion.csv, events for TensorBoard."
+    )
+    static let resume = Argument.flag(
+        "resume",
+        help:
+            "Go on with the run in --out as if it had never stopped; its options and images need not be named again."
+    )
+    static let saveEvery = Argument.option(
+        "save-every", .number("SECONDS"), default: 60, shownAs: "60",
+        help: "Write the state that --resume goes on from at most every so many seconds.")
 
     static let epochs = Argument.option("epochs", .wholeNumber(atLeast: 1), default: 10, help: "Passes over the data.")
     static let steps = Argument.optional(
@@ -59,19 +69,25 @@ enum TrainCommand {
         name: "train",
         summary: "Fine-tune a network on a folder of images.",
         discussion: """
-            With --weights and without --freeze, the backbone is frozen and the head is trained. Weights, tables and \
-            the page report.html are written behind every epoch; Ctrl-C saves them and ends.
+            With --weights and without --freeze, the backbone is frozen and the head is trained. Weights, tables \
+            and the page report.html are written behind every epoch; Ctrl-C saves them and ends. After that, a kill or a power cut, --resume goes \
+            on and ends with the same bytes as a run that was never interrupted. It takes the options that the run began \
+            with; only --threads, --cache, --save-every, the output options, and a larger number of epochs or steps may differ.
             """,
         examples: [
             "graft train photos --model resnet18 --weights resnet18.pth --out runs/a",
             "graft train photos --model resnet18 --weights resnet18.pth --out runs/b \\",
             "      --unfreeze-at 5:layer3 --epochs 10",
+            "graft train --resume --out runs/b",
         ],
         groups: [
             ArgumentGroup("Data", [Shared.data, validation, validationSplit, Shared.list, Shared.limit]),
             ArgumentGroup(
                 "Model",
-                [Shared.model, Shared.weights, TrainableSet.headWeights, TrainableSet.classes, Shared.classesFile]),
+                [
+                    Shared.model, Shared.weights, Shared.offline, TrainableSet.headWeights, TrainableSet.classes,
+                    Shared.classesFile,
+                ]),
             ArgumentGroup(
                 "Frozen and trainable",
                 [
@@ -86,50 +102,86 @@ enum TrainCommand {
                 ]),
             Shared.imageGroup,
             Shared.runGroup(seeded: true),
-            ArgumentGroup("Output", [out, Shared.quiet, Shared.json]),
+            ArgumentGroup("Output", [out, resume, saveEvery, Shared.quiet, Shared.json]),
         ],
+        waived: { $0[resume] ? [Shared.data.name, Shared.model.name] : [] },
         validate: { values throws(UsageError) in
-            if values.isGiven(validation), values.isGiven(validationSplit) {
-                throw UsageError("--val and --val-split exclude each other; give one of them")
-            }
-            let optimizerName = values[optimizer]
-            for argument in [momentum as any AnyArgument, nesterov]
-            where optimizerName != "sgd" && values.isGiven(argument) {
-                throw UsageError(
-                    "\(argument.display) does not apply to --optimizer \(optimizerName), only to --optimizer sgd")
-            }
-            if values.isGiven(cachedViews) {
-                guard values[augment] != "none" else {
-                    throw UsageError("--cached-views needs --augment flip or standard")
-                }
-                guard values[cache] != "disk" else {
-                    throw UsageError(
-                        "--cached-views keeps views in memory and does not apply to --cache disk; leave one of them out"
-                    )
-                }
-            }
-            if values.isGiven(cacheLimit), ["memory", "off"].contains(values[cache]) {
-                throw UsageError(
-                    "\(cacheLimit.display) is about the disk and does not apply to --cache \(values[cache])")
-            }
-            if values[nesterov], values[momentum] == 0 {
-                throw UsageError("--nesterov needs a --momentum above 0, found 0")
-            }
+            // A resumed run's other options are in its state.
+            if !values[resume] { try checkTogether(values) }
         },
         run: run)
 
+    /// Conditions between arguments.
+    static func checkTogether(_ values: ArgumentValues) throws(UsageError) {
+        if values.isGiven(validation), values.isGiven(validationSplit) {
+            throw UsageError("--val and --val-split exclude each other; give one of them")
+        }
+        let optimizerName = values[optimizer]
+        for argument in [momentum as any AnyArgument, nesterov]
+        where optimizerName != "sgd" && values.isGiven(argument) {
+            throw UsageError(
+                "\(argument.display) does not apply to --optimizer \(optimizerName), only to --optimizer sgd"
+            )
+        }
+        if values.isGiven(cachedViews) {
+            guard values[augment] != "none" else {
+                throw UsageError("--cached-views needs --augment flip or standard")
+            }
+            guard values[cache] != "disk" else {
+                throw UsageError(
+                    "--cached-views keeps views in memory and does not apply to --cache disk; leave one of them out"
+                )
+            }
+        }
+        if values.isGiven(cacheLimit), ["memory", "off"].contains(values[cache]) {
+            throw UsageError(
+                "\(cacheLimit.display) is about the disk and does not apply to --cache \(values[cache])")
+        }
+        if values[nesterov], values[momentum] == 0 {
+            throw UsageError("--nesterov needs a --momentum above 0, found 0")
+        }
+    }
+
     private static func run(_ values: ArgumentValues) throws {
-        let images = try DataRequest.training(values)
+        guard values[resume] else { return try run(values, resuming: nil) }
+        if let resumed = try ResumedRun(values) {
+            if resumed.isFinished { return try resumed.printFinished() }
+            return try run(resumed.values, resuming: resumed.state)
+        }
+        guard values.isGiven(Shared.data), values.isGiven(Shared.model),
+            !RunFolder.holdsEarlierRun(values[out])
+        else {
+            throw CommandFailure(
+                .noInput,
+                "\(values[out]) holds no state to resume a run from; start one without --resume, or check --out"
+            )
+        }
+        // One command line may start a run and go on with it.
+        try checkTogether(values)
+        NetworkRequest.note("\(values[out]) holds nothing to resume yet: the run begins", values)
+        try run(values, resuming: nil)
+    }
+
+    /// The network before the first step.
+    private static func freshNetwork(_ values: ArgumentValues, _ images: ImageDataset) throws -> Model {
         var network = try NetworkRequest.model(
-            named: values[Shared.model], weights: values[Shared.weights], seed: values[Shared.seed])
+            named: values[Shared.model], weights: values[Shared.weights], values, seed: values[Shared.seed])
         NetworkRequest.announceLoading(network, values)
         try NetworkRequest.applyImages(&network, values)
         let classCount =
-            try values[TrainableSet.classes] ?? DataRequest.classNames(values)?.count ?? images.training.classes.count
+            try values[TrainableSet.classes] ?? DataRequest.classNames(values)?.count
+            ?? images.classes.count
         if classCount != network.classCount {
             try network.replaceHead(classCount: classCount, seed: values[Shared.seed])
         }
         if let path = values[TrainableSet.headWeights] { try network.load(tensorsFrom: path) }
+        return network
+    }
+
+    private static func run(_ values: ArgumentValues, resuming state: TrainingState?) throws {
+        let images = try DataRequest.training(values)
+        // The state has the weights, whatever became of the file they once came from.
+        var network = try state?.model() ?? freshNetwork(values, images.training)
         let (training, validationImages) = try DataRequest.align(
             images.training, images.validation, with: &network, values)
         try NetworkRequest.freeze(&network, values)
@@ -140,7 +192,15 @@ enum TrainCommand {
         }
 
         let folder = try RunFolder(values[out])
-        if folder.holdsEarlierRun {
+        try folder.lock()
+        if let state {
+            for warning in try folder.resume(state) { Console.warning(warning) }
+            if !state.isOfThisBuild {
+                Console.warning(
+                    "the run was begun by another build of graft; the last bits of its results may differ from here on"
+                )
+            }
+        } else if folder.holdsEarlierRun {
             Console.warning("\(values[out]) holds an earlier run; this one replaces its files")
         }
         let trainer = try Trainer(
@@ -150,23 +210,32 @@ enum TrainCommand {
         NetworkRequest.announce(trainer.deviceDescription, trainer.deviceNotes, values)
         let trainableCount = network.trainable.count
         NetworkRequest.note(
-            "\(network.architecture.name), \(classCount) classes; \(training.count) images to train on"
+            "\(network.architecture.name), \(network.classCount) classes; \(training.count) images to train on"
                 + (validationImages.map { ", \($0.count) to validate on" } ?? "")
                 + "; \(trainableCount) of \(network.parameterNames.count) parameter tensors are trainable", values)
 
         let options = fitOptions(values)
         try folder.begin(
-            description(trainer, training, validationImages, values), validation: validationImages)
+            description(trainer, training, validationImages, values), validation: validationImages,
+            resumingAtStep: state?.stepCount)
         let report = TrainingReport(
-            folder: folder, trainer: trainer, imageCount: training.count, options: options, values)
+            folder: folder, trainer: trainer, imageCount: training.count, options: options,
+            resuming: state, values)
+        if let state {
+            NetworkRequest.note(
+                "resumed behind step \(state.stepCount), in epoch \(state.epoch + 1)/\(options.epochs)",
+                values)
+        }
         do {
-            let epochs = try Interruption.deferred {
-                try trainer.fit(training, validation: validationImages, options: options, onEvent: report.receive)
+            try Interruption.deferred {
+                _ = try trainer.fit(
+                    training, validation: validationImages, options: options, resuming: state,
+                    onEvent: report.receive)
             }
             report.finish()
             try report.save()
             try folder.end(.finished)
-            try report.printResult(epochs)
+            try report.printResult()
         } catch GraftError.interrupted {
             report.finish()
             guard trainer.stepCount > 0 else {
@@ -177,7 +246,8 @@ enum TrainCommand {
             try folder.end(.interrupted)
             throw CommandFailure(
                 .interrupted,
-                "interrupted after step \(trainer.stepCount); \(values[out]) holds the weights and tables so far")
+                "interrupted after step \(trainer.stepCount); \(values[out]) holds the weights and tables so far; "
+                    + "`graft train --resume --out \(values[out])` goes on")
         } catch {
             report.finish()
             // The error that ended the run is the one to report, whatever becomes of the page.
@@ -193,7 +263,8 @@ enum TrainCommand {
         var given: [String: String] = [:]
         var defaults: [String: String] = [:]
         for argument in command.options {
-            if let texts = values.texts[argument.name] {
+            let texts = values.occurrences.filter { $0.name == argument.name }.map { $0.text.isEmpty ? "on" : $0.text }
+            if !texts.isEmpty {
                 given[argument.name] = texts.joined(separator: ", ")
             } else if let text = argument.defaultText {
                 defaults[argument.name] = text
@@ -202,7 +273,7 @@ enum TrainCommand {
         return try RunDescription(
             trainer, data: training, validation: validation,
             command: ["graft"] + CommandLine.arguments.dropFirst(), options: given, defaults: defaults,
-            weights: values[Shared.weights], version: graftVersion)
+            weights: given[Shared.weights.name], version: graftVersion)
     }
 
     private static func rule(_ values: ArgumentValues) -> Optimizer {
@@ -242,6 +313,7 @@ enum TrainCommand {
         options.cachedViews = values[cachedViews]
         options.cache = CachePolicy(rawValue: values[cache]) ?? .auto
         options.cacheLimit = values[cacheLimit]
+        options.stateIntervalSeconds = values[saveEvery]
         options.isCancelled = { Interruption.isRequested }
         return options
     }
