@@ -4,17 +4,17 @@ import Testing
 
 /// The picture of a network's graph.
 @Suite struct NetworkDrawingTests {
-    @Test func everyArchitectureIsDrawnAsWellFormedXML() throws {
-        for architecture in Architecture.all where architecture.parameterCount(classCount: 3) < 30_000_000 {
-            var model = try Model(architecture.name, classCount: 3)
-            model.freeze()
-            try model.unfreeze("head")
-            let svg = try NetworkDrawing(model).svg()
-            let reader = try XMLReader(svg)
-            #expect(reader.elements["rect", default: 0] > 8, "\(architecture.name)")
-            #expect(reader.elements["title", default: 0] > 5)
-            #expect(!svg.contains("http:") || svg.components(separatedBy: "http:").count == 2)
-        }
+    /// A member of each family that is not large.
+    @Test(arguments: ["resnet18", "squeezenet1_1", "resnet20_cifar"])
+    func theDrawingIsWellFormedXML(_ name: String) throws {
+        var model = try Model(name, classCount: 3)
+        model.freeze()
+        try model.unfreeze("head")
+        let svg = try NetworkDrawing(model).svg()
+        let reader = try XMLReader(svg)
+        #expect(reader.elements["rect", default: 0] > 8)
+        #expect(reader.elements["title", default: 0] > 5)
+        #expect(!svg.contains("http:") || svg.components(separatedBy: "http:").count == 2)
     }
 
     @Test func rolesAndResidualConnectionsAreToldApart() throws {
