@@ -10,6 +10,7 @@ import GraftTensor
 ///   input block and input lane. Output block `kb` reads the `B` input blocks from ``WeightBlocking/firstInputBlock(of:)``,
 ///   those that its groups touch; without groups all of them. Weights between channels of different groups, and of
 ///   channels that do not exist, are zero. Gradients and optimizer state have the same layout and the same zeros.
+///   Depthwise (``WeightShape/isDepthwise``): `[⌈C/16⌉][R·S][16]`.
 /// - Pixels, labels, metrics: as on the host.
 package enum ChannelBlockedLayout {
     /// Channels per activation block: one vector of 16 floats.
@@ -208,7 +209,10 @@ package struct WeightBlocking: Hashable, Sendable {
 
     /// Floats in memory.
     package var elementCount: Int {
-        outputBlockCount * shape.kernelHeight * shape.kernelWidth * inputBlockCount * 16 * 32
+        if shape.isDepthwise {
+            return ChannelBlockedLayout.blockCount(shape.outputChannels) * shape.kernelHeight * shape.kernelWidth * 16
+        }
+        return outputBlockCount * shape.kernelHeight * shape.kernelWidth * inputBlockCount * 16 * 32
     }
 
     /// The first of the ``inputBlockCount`` input blocks that output block `block` reads.
@@ -226,6 +230,7 @@ package struct WeightBlocking: Hashable, Sendable {
 
     /// Calls `body(logical index, packed offset, count, logical stride)` for each run of output lanes of one group.
     package func forEachRun(_ body: (Int, Int, Int, Int) -> Void) {
+        if shape.isDepthwise { return forEachDepthwiseRun(body) }
         let perGroup = shape.inputChannelsPerGroup
         let outputsPerGroup = max(shape.outputChannels / shape.groups, 1)
         let positions = shape.kernelHeight * shape.kernelWidth
@@ -245,6 +250,17 @@ package struct WeightBlocking: Hashable, Sendable {
                     }
                 }
                 output = runEnd
+            }
+        }
+    }
+
+    private func forEachDepthwiseRun(_ body: (Int, Int, Int, Int) -> Void) {
+        let positions = shape.kernelHeight * shape.kernelWidth
+        for first in stride(from: 0, to: shape.outputChannels, by: 16) {
+            for position in 0..<positions {
+                body(
+                    first * positions + position, (first / 16 * positions + position) * 16,
+                    min(16, shape.outputChannels - first), positions)
             }
         }
     }

@@ -94,6 +94,23 @@
             case .reluGradient(let shape):
                 try checked(shape, primitive)
                 return elementwise("relu_gradient", shape, [.input(0), .input(1), .output(0)])
+            case .activation(let shape, let activation):
+                try checked(shape, primitive)
+                return self.activation(shape, activation)
+            case .activationGradient(let shape, let activation):
+                try checked(shape, primitive)
+                return elementwise(
+                    "activation_gradient", shape, [.input(0), .input(1), .output(0)],
+                    definitions: [.init("ACTIVATION", activation.code)])
+            case .channelScale(let shape):
+                try checked(shape, primitive)
+                return planewise("channel_scale", shape, [.input(0), .input(1), .output(0)])
+            case .channelScaleGradient(let shape):
+                try checked(shape, primitive)
+                return planewise("channel_scale_gradient", shape, [.input(0), .input(1), .output(0)])
+            case .stochasticDepth(let shape, let rate, let salt):
+                try checked(shape, primitive)
+                return stochasticDepth(shape, rate, salt)
             case .maxPooling(let geometry, let indices):
                 try checked(geometry.input, geometry.output, primitive)
                 return maxPooling(geometry, indices: indices)
