@@ -79,8 +79,11 @@ public final class ClassActivation {
         let found = graph.nodes.indices.last { index in
             guard index > 0, index < head, shapes[index].pixelCount > 1 else { return false }
             switch graph.nodes[index].layer {
-            case .maxPooling, .averagePooling, .adaptiveAveragePooling, .dropout, .flatten, .input: return false
-            case .convolution, .linear, .batchNormalization, .relu, .add, .concatenation, .subsampleAndPad: return true
+            case .maxPooling, .averagePooling, .adaptiveAveragePooling, .dropout, .stochasticDepth, .flatten, .input:
+                return false
+            case .convolution, .linear, .batchNormalization, .relu, .activation, .add, .concatenation, .channelScale,
+                .subsampleAndPad:
+                return true
             }
         }
         guard let found else {

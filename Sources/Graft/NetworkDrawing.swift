@@ -107,9 +107,9 @@ public struct NetworkDrawing: Sendable {
     /// Whether a layer is drawn in the box of the layer before it.
     private static func joinsItsInput(_ layer: Layer) -> Bool {
         switch layer {
-        case .batchNormalization, .relu, .dropout, .flatten: true
+        case .batchNormalization, .relu, .activation, .dropout, .stochasticDepth, .flatten: true
         case .input, .convolution, .linear, .maxPooling, .averagePooling, .adaptiveAveragePooling, .add,
-            .concatenation, .subsampleAndPad:
+            .concatenation, .channelScale, .subsampleAndPad:
             false
         }
     }

@@ -151,6 +151,9 @@ private struct Lowering {
 
     private var isTraining: Bool { options.mode == .training }
 
+    /// Whether a backward pass follows.
+    private var passesGradients: Bool { isTraining || gradientSource != nil }
+
     /// Whether a batch norm normalises with running statistics here.
     private func usesRunningStatistics(_ index: Int) -> Bool {
         !isTraining || !plan.nodes[index].usesBatchStatistics
@@ -170,7 +173,7 @@ private struct Lowering {
         case .relu: return .relu
         case .activation(let activation):
             if case .add = graph.nodes[group.head].layer { return nil }
-            guard isTraining, plan.nodes[index].computesInputGradient, activation.gradientReads == .argument else {
+            guard passesGradients, plan.nodes[index].computesInputGradient, activation.gradientReads == .argument else {
                 return activation
             }
             guard case .batchNormalization = graph.nodes[group.head].layer else { return nil }
@@ -407,7 +410,7 @@ private struct Lowering {
             let source = value(node.inputs[0])
             append(primitive, [source], [output])
             // The backward pass needs the argument in any case.
-            if isTraining, plan.nodes[index].computesInputGradient, activation.gradientReads == .argument {
+            if passesGradients, plan.nodes[index].computesInputGradient, activation.gradientReads == .argument {
                 replays[index] = (primitive, [source])
             }
             valueOf[index] = output
@@ -418,7 +421,7 @@ private struct Lowering {
         case .maxPooling:
             let geometry = graph.pooling(node.layer, shapes[node.inputs[0]])
             let output = newValue(of: index)
-            if isTraining || gradientSource != nil, plan.nodes[index].computesInputGradient {
+            if passesGradients, plan.nodes[index].computesInputGradient {
                 let indices = program.add(.indices(geometry.output), .transient, "\(node.name) arg-max")
                 append(.maxPooling(geometry, indices: true), [value(node.inputs[0])], [output, indices])
                 saved[index] = [indices]

@@ -24,6 +24,11 @@ CASES = [
     ("vgg11", None, "features.19", None),
     ("vgg11_bn", "features.25", "features.25", 3),
     ("alexnet", None, "features.11", None),
+    ("mobilenet_v2", None, "features.18", None),
+    ("efficientnet_b0", None, "features.8", None),
+    ("efficientnet_b0", "features.5", "features.5", 2),
+    ("mobilenet_v3_small", None, "features.12", None),
+    ("densenet121", "features.denseblock4", "features.denseblock4", None),
 ]
 
 

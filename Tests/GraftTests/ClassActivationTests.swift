@@ -14,7 +14,11 @@ import Testing
     }
 
     /// Along a direction, the score changes as the gradient says: central differences of the layers behind.
-    @Test(arguments: [("resnet8_cifar", "layer1", 32), ("squeezenet1_1", "features.7", 64)], parityDevices)
+    @Test(
+        arguments: [
+            ("resnet8_cifar", "layer1", 32), ("squeezenet1_1", "features.7", 64), ("efficientnet_b0", "features.3", 64),
+        ],
+        parityDevices)
     func theGradientIsTheSlopeOfTheScore(_ network: (name: String, layer: String, side: Int), device: String) throws {
         var model = try Model(network.name, classCount: 5, seed: 3)
         model.preprocessing = try ImagePreprocessing(imageSize: network.side, resize: network.side)
@@ -102,7 +106,7 @@ import Testing
     @Test func theStandardLayerIsTheLastStage() throws {
         for (name, layer) in [
             ("resnet18", "layer4.1.relu_1"), ("vgg11", "features.19"), ("alexnet", "features.11"),
-            ("squeezenet1_1", "features.12"),
+            ("squeezenet1_1", "features.12"), ("mobilenet_v2", "features.18"), ("efficientnet_b0", "features.8"),
         ] {
             let found = try ClassActivation.standardLayer(of: Model(name, classCount: 2))
             #expect(found == layer || found.hasPrefix(layer + "."), "\(name): \(found)")
