@@ -577,4 +577,77 @@ uint8_t *graft_png_encode(const uint8_t *pixels, uint32_t width, uint32_t height
     return bytes;
 }
 
+struct jpeg_output {
+    jmp_buf fault;
+    graft_image_status status;
+    char message[256];
+    struct jpeg_compress_struct jpeg;
+    struct jpeg_error_mgr errors;
+    // The library writes here, and leaves it for a buffer of its own when it is full.
+    unsigned char *first;
+    unsigned char *bytes;
+    unsigned long count;
+};
+
+[[noreturn]] static void jpeg_write_fault(j_common_ptr library) {
+    struct jpeg_output *output = library->client_data;
+    char message[JMSG_LENGTH_MAX];
+    library->err->format_message(library, message);
+    snprintf(output->message, sizeof output->message, "%s", message);
+    output->status =
+        library->err->msg_code == JERR_OUT_OF_MEMORY ? GRAFT_IMAGE_OUT_OF_MEMORY : GRAFT_IMAGE_DAMAGED;
+    longjmp(output->fault, 1);
+}
+
+uint8_t *graft_jpeg_encode(const uint8_t *pixels, uint32_t width, uint32_t height, int quality, size_t *byte_count,
+                           graft_image_result *result) {
+    *byte_count = 0;
+    if (width == 0 || height == 0 || width > 65500 || height > 65500) {
+        set_result(result, GRAFT_IMAGE_TOO_LARGE, width, height, "a JPEG has 1 to 65500 pixels a side");
+        return NULL;
+    }
+    struct jpeg_output *output = calloc(1, sizeof *output);
+    if (!output) {
+        set_result(result, GRAFT_IMAGE_OUT_OF_MEMORY, width, height, "no memory for an encoder");
+        return NULL;
+    }
+    output->jpeg.err = jpeg_std_error(&output->errors);
+    output->errors.error_exit = jpeg_write_fault;
+    output->errors.output_message = jpeg_silence;
+    output->jpeg.client_data = output;
+    if (setjmp(output->fault)) {
+        set_result(result, output->status, width, height, output->message);
+        jpeg_destroy_compress(&output->jpeg);
+        free(output->first);
+        free(output);
+        return NULL;
+    }
+    jpeg_create_compress(&output->jpeg);
+    output->count = (unsigned long)width * height + (1 << 16);
+    output->first = output->bytes = malloc(output->count);
+    if (!output->first) ERREXIT1(&output->jpeg, JERR_OUT_OF_MEMORY, 0);
+    jpeg_mem_dest(&output->jpeg, &output->bytes, &output->count);
+    output->jpeg.image_width = width;
+    output->jpeg.image_height = height;
+    output->jpeg.input_components = 3;
+    output->jpeg.in_color_space = JCS_RGB;
+    jpeg_set_defaults(&output->jpeg);
+    jpeg_set_quality(&output->jpeg, quality, TRUE);
+    output->jpeg.optimize_coding = TRUE;
+    jpeg_start_compress(&output->jpeg, TRUE);
+    while (output->jpeg.next_scanline < height) {
+        // libjpeg does not write to its input, whatever its prototype says.
+        JSAMPROW row = (JSAMPROW)(pixels + (size_t)output->jpeg.next_scanline * width * 3);
+        jpeg_write_scanlines(&output->jpeg, &row, 1);
+    }
+    jpeg_finish_compress(&output->jpeg);
+    jpeg_destroy_compress(&output->jpeg);
+    uint8_t *bytes = output->bytes;
+    *byte_count = output->count;
+    if (bytes != output->first) free(output->first);
+    free(output);
+    set_result(result, GRAFT_IMAGE_OK, width, height, "");
+    return bytes;
+}
+
 void graft_image_free(uint8_t *bytes) { free(bytes); }

@@ -15,6 +15,26 @@ public struct Evaluation: Sendable, Equatable {
     public private(set) var confusion: [[Int]]
     /// Names of the classes.
     public let classNames: [String]
+    /// The wrong answers given with the most confidence, those first; at most ``mistakeLimit``, and only of images that
+    /// were added with their positions.
+    public private(set) var mistakes: [Mistake] = []
+
+    /// How many mistakes are remembered.
+    public static let mistakeLimit = 24
+
+    /// A wrong answer.
+    public struct Mistake: Sendable, Hashable {
+        /// The image's position in its data set.
+        public let sampleIndex: Int
+        /// The right class.
+        public let label: Int
+        /// The class with the largest score.
+        public let prediction: Int
+        /// Its softmax probability.
+        public let probability: Double
+        /// The right class's.
+        public let labelProbability: Double
+    }
 
     /// Starts with nothing scored.
     public init(classNames: [String]) {
@@ -34,10 +54,13 @@ public struct Evaluation: Sendable, Equatable {
     /// - Parameters:
     ///   - logits: float32 `[N, classes]`, or `[N, classes, 1, 1]`.
     ///   - labels: N class numbers.
+    ///   - sampleIndices: N positions in a data set, for ``mistakes``; nil remembers none.
     /// - Throws: ``GraftError/invalidArgument(_:)`` when sizes do not agree.
-    public mutating func add(logits: HostTensor, labels: [Int32]) throws {
+    public mutating func add(logits: HostTensor, labels: [Int32], sampleIndices: [Int]? = nil) throws {
         let classes = logits.shape.rank > 1 ? logits.shape[1] : 0
-        guard let values = logits.floats, classes == classNames.count, values.count == labels.count * classes else {
+        guard let values = logits.floats, classes == classNames.count, values.count == labels.count * classes,
+            sampleIndices.map({ $0.count == labels.count }) ?? true
+        else {
             throw GraftError.invalidArgument(
                 "scores of shape \(logits.shape) for \(labels.count) labels of \(classNames.count) classes")
         }
@@ -56,11 +79,26 @@ public struct Evaluation: Sendable, Equatable {
             }
             let sum = scores.reduce(0.0) { $0 + exp(Double($1) - Double(scores[best])) }
             lossSum += log(sum) - (Double(wanted) - Double(scores[best]))
+            if best - start != Int(label), let sampleIndices {
+                remember(
+                    Mistake(
+                        sampleIndex: sampleIndices[row], label: Int(label), prediction: best - start,
+                        probability: 1 / sum, labelProbability: exp(Double(wanted) - Double(scores[best])) / sum))
+            }
             count += 1
             if best - start == Int(label) { top1Correct += 1 }
             if higher < 5 { top5Correct += 1 }
             confusion[Int(label)][best - start] += 1
         }
+    }
+
+    /// Keeps a mistake if it is among the most confident; of equal ones the earlier image's.
+    private mutating func remember(_ mistake: Mistake) {
+        guard mistake.probability.isFinite else { return }
+        let place = mistakes.firstIndex { $0.probability < mistake.probability } ?? mistakes.count
+        guard place < Self.mistakeLimit else { return }
+        mistakes.insert(mistake, at: place)
+        if mistakes.count > Self.mistakeLimit { mistakes.removeLast() }
     }
 
     /// Precision and recall of one class; nil where nothing was predicted or nothing was there.

@@ -425,7 +425,7 @@ extension Trainer {
             guard !isCancelled() else { throw GraftError.interrupted }
             for image in batch.skipped { try onSkip(image) }
             let logits = try logits(of: batch.content, count: batch.labels.count)
-            try evaluation.add(logits: logits, labels: batch.labels)
+            try evaluation.add(logits: logits, labels: batch.labels, sampleIndices: batch.sampleIndices)
         }
         for image in batches.skippedBehindLastBatch { try onSkip(image) }
         return evaluation

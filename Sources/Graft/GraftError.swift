@@ -22,6 +22,8 @@ public enum GraftError: Error, Hashable, Sendable, CustomStringConvertible {
     case noInput(String)
     /// A folder or file of results cannot be written.
     case outputFailed(String)
+    /// A file of an earlier run that does not hold what it should.
+    case damagedFile(String)
     /// The loss is not finite any more.
     case diverged(epoch: Int, step: Int)
     /// The run was interrupted after saving.
@@ -37,7 +39,7 @@ public enum GraftError: Error, Hashable, Sendable, CustomStringConvertible {
         case .unknownSelector(let name, let near):
             "\"\(name)\" matches no layer or parameter" + didYouMean(near)
         case .weightsMismatch(let message), .badFeatures(let message), .invalidArgument(let message),
-            .noInput(let message), .outputFailed(let message):
+            .noInput(let message), .outputFailed(let message), .damagedFile(let message):
             message
         case .architectureUnknown(let path):
             "\(path) does not say which architecture its weights are for; pass --model NAME"
@@ -85,7 +87,7 @@ public func failureKind(of error: any Error) -> FailureKind {
     case let error as GraftError:
         switch error {
         case .unknownModel, .unknownSelector, .invalidArgument, .architectureUnknown: .usage
-        case .weightsMismatch, .badFeatures: .badData
+        case .weightsMismatch, .badFeatures, .damagedFile: .badData
         case .noInput: .noInput
         case .outputFailed: .cannotWrite
         case .diverged: .runtime

@@ -103,7 +103,8 @@ public struct ModelSummary: Sendable {
         leastTrainingByteCount = training.leastByteCount
     }
 
-    private static func name(of layer: Layer) -> String {
+    /// The kind of layer in words.
+    static func name(of layer: Layer) -> String {
         switch layer {
         case .input: "input"
         case .convolution(let layer):

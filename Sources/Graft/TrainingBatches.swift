@@ -16,6 +16,8 @@ struct TrainingBatch {
     var end: Int
     var content: Content
     var labels: [Int32]
+    /// Positions of the images in the data set.
+    var sampleIndices: [Int]
     /// Images left out of this batch, and of empty ones before it.
     var skipped: [SkippedImage]
 }
@@ -73,8 +75,7 @@ final class TrainingBatches {
             return try loader.next().map {
                 TrainingBatch(
                     end: min(($0.index + 1) * batchSize, order.count), content: .pixels($0.pixels),
-                    labels: $0.labels,
-                    skipped: $0.skipped)
+                    labels: $0.labels, sampleIndices: $0.sampleIndices, skipped: $0.skipped)
             }
         }
         let start = position
@@ -110,7 +111,7 @@ final class TrainingBatches {
                 return TrainingBatch(
                     position: first, end: first + indices.count, content: .frontier(try cache.batch(present)),
                     labels: present.map { Int32(truncatingIfNeeded: data.samples[$0].label) },
-                    skipped: skipped)
+                    sampleIndices: present, skipped: skipped)
             }
         }
         trailing += skipped

@@ -33,7 +33,10 @@ package struct FreezeAnalysis: Hashable, Sendable {
     ///   - graph: the network.
     ///   - trainable: names of trainable parameters.
     ///   - frozenStatistics: what batch norms without trainable parameters do.
-    package init(_ graph: Graph, trainable: Set<String>, frozenStatistics: FrozenStatistics) {
+    ///   - gradientSource: a node whose value a gradient is wanted of, as if it were trainable.
+    package init(
+        _ graph: Graph, trainable: Set<String>, frozenStatistics: FrozenStatistics, gradientSource: Int? = nil
+    ) {
         var owned = [[String]](repeating: [], count: graph.nodes.count)
         for parameter in graph.parameters where trainable.contains(parameter.name) && parameter.role.isTrainable {
             owned[parameter.node].append(parameter.name)
@@ -49,7 +52,8 @@ package struct FreezeAnalysis: Hashable, Sendable {
             let isBatchNorm = if case .batchNormalization = node.layer { true } else { false }
             result.append(
                 NodePlan(
-                    hasTrainableAncestorOrSelf: inherited || !owned[index].isEmpty, reachesLoss: reaches[index],
+                    hasTrainableAncestorOrSelf: inherited || !owned[index].isEmpty || index == gradientSource,
+                    reachesLoss: reaches[index],
                     trainableParameters: owned[index],
                     usesBatchStatistics: isBatchNorm && (!owned[index].isEmpty || frozenStatistics == .track),
                     computesInputGradient: inherited && reaches[index]))

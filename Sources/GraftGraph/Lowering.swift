@@ -37,6 +37,11 @@ package struct LoweringOptions: Sendable {
     /// out, the image too.
     package var frontier: [String] = []
 
+    /// Inference: a node whose value's gradient is wanted, of a weighted sum of the scores. The host writes the weights
+    /// as the input `score weights`, float32 `[N, classes, 1, 1]`; the output `gradient` has the node's shape. Logits and the
+    /// node's value are outputs then.
+    package var gradientOf: String?
+
     package init(batch: Int, height: Int, width: Int, mode: Mode, input: Input) {
         self.batch = batch
         self.height = height
@@ -86,6 +91,8 @@ private struct Lowering {
     let needed: [Bool]
     let requested: Set<Int>
     let frontier: Set<Int>
+    /// The node that ``LoweringOptions/gradientOf`` names.
+    let gradientSource: Int?
     let consumers: [[Int]]
     var program = Program()
     var groups: [Group] = []
@@ -109,12 +116,20 @@ private struct Lowering {
             for name in names { cohortOf[name] = cohort }
         }
         self.cohortOf = cohortOf
-        plan = FreezeAnalysis(graph, trainable: Set(cohortOf.keys), frozenStatistics: options.frozenStatistics)
+        if options.mode == .inference, let name = options.gradientOf {
+            gradientSource = try graph.index(of: name)
+        } else {
+            gradientSource = nil
+        }
+        plan = FreezeAnalysis(
+            graph, trainable: Set(cohortOf.keys), frozenStatistics: options.frozenStatistics,
+            gradientSource: gradientSource)
         var wanted: Set<Int> = [graph.outputIndex]
         if options.mode == .inference, !options.outputs.isEmpty {
             wanted = []
             for name in options.outputs { wanted.insert(try graph.index(of: name)) }
         }
+        if let gradientSource { wanted.formUnion([gradientSource, graph.outputIndex]) }
         requested = wanted
         var frontier: Set<Int> = []
         for name in options.frontier { frontier.insert(try graph.index(of: name)) }
@@ -136,6 +151,9 @@ private struct Lowering {
 
     private var isTraining: Bool { options.mode == .training }
 
+    /// Whether a backward pass follows.
+    private var passesGradients: Bool { isTraining || gradientSource != nil }
+
     /// Whether a batch norm normalises with running statistics here.
     private func usesRunningStatistics(_ index: Int) -> Bool {
         !isTraining || !plan.nodes[index].usesBatchStatistics
@@ -155,7 +173,7 @@ private struct Lowering {
         case .relu: return .relu
         case .activation(let activation):
             if case .add = graph.nodes[group.head].layer { return nil }
-            guard isTraining, plan.nodes[index].computesInputGradient, activation.gradientReads == .argument else {
+            guard passesGradients, plan.nodes[index].computesInputGradient, activation.gradientReads == .argument else {
                 return activation
             }
             guard case .batchNormalization = graph.nodes[group.head].layer else { return nil }
@@ -392,7 +410,7 @@ private struct Lowering {
             let source = value(node.inputs[0])
             append(primitive, [source], [output])
             // The backward pass needs the argument in any case.
-            if isTraining, plan.nodes[index].computesInputGradient, activation.gradientReads == .argument {
+            if passesGradients, plan.nodes[index].computesInputGradient, activation.gradientReads == .argument {
                 replays[index] = (primitive, [source])
             }
             valueOf[index] = output
@@ -403,7 +421,7 @@ private struct Lowering {
         case .maxPooling:
             let geometry = graph.pooling(node.layer, shapes[node.inputs[0]])
             let output = newValue(of: index)
-            if isTraining, plan.nodes[index].computesInputGradient {
+            if passesGradients, plan.nodes[index].computesInputGradient {
                 let indices = program.add(.indices(geometry.output), .transient, "\(node.name) arg-max")
                 append(.maxPooling(geometry, indices: true), [value(node.inputs[0])], [output, indices])
                 saved[index] = [indices]
@@ -481,6 +499,23 @@ private struct Lowering {
         try lowerForward()
         let names = options.outputs.isEmpty ? ["logits"] : options.outputs
         for name in names { program.outputs[name] = value(try graph.index(of: name)) }
+        if let gradientSource { try lowerGradient(of: gradientSource) }
+    }
+
+    /// The backward pass from the scores to one node's value; nothing is trained.
+    private mutating func lowerGradient(of source: Int) throws(GraphError) {
+        let name = graph.nodes[source].name
+        program.outputs["logits"] = value(graph.outputIndex)
+        program.outputs[name] = value(source)
+        let weights = program.add(.activation(shapes[graph.outputIndex]), .input, "score weights")
+        program.inputs["score weights"] = weights
+        gradientOf[graph.outputIndex] = weights
+        for group in groups.reversed() where group.output != source { lowerBackward(group) }
+        guard source != graph.outputIndex, let gradient = gradientOf[source] else {
+            throw .shapeMismatch(node: name, message: "no score is computed from it; name a layer before the head")
+        }
+        program.values[gradient.index].storage = .output
+        program.outputs["gradient"] = gradient
     }
 
     // MARK: Training

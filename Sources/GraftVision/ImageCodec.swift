@@ -140,6 +140,28 @@ public enum ImageCodec {
         return [UInt8](UnsafeBufferPointer(start: encoded, count: byteCount))
     }
 
+    /// Encodes a picture as a baseline JPEG file in memory, with halved colour resolution.
+    ///
+    /// - Parameters:
+    ///   - image: the picture, at most 65500 pixels a side.
+    ///   - quality: libjpeg's, 1 to 100.
+    /// - Returns: the file's bytes.
+    /// - Throws: `ImageError` when there is not enough memory or the picture is larger than JPEG allows.
+    public static func encodeJPEG(_ image: RGBImage, quality: Int = 85) throws(ImageError) -> [UInt8] {
+        var result = graft_image_result()
+        var byteCount = 0
+        guard let width = UInt32(exactly: image.width), let height = UInt32(exactly: image.height) else {
+            throw ImageError(file: nil, fault: .tooManyPixels(width: image.width, height: image.height, limit: 1 << 31))
+        }
+        let encoded = image.pixels.withUnsafeBufferPointer { pixels in
+            graft_jpeg_encode(
+                pixels.baseAddress, width, height, Int32(min(max(quality, 1), 100)), &byteCount, &result)
+        }
+        guard let encoded else { throw ImageError(result, limits: ImageLimits(pixelCount: 65_500 * 65_500)) }
+        defer { graft_image_free(encoded) }
+        return [UInt8](UnsafeBufferPointer(start: encoded, count: byteCount))
+    }
+
     private static func image(from view: PixelView) -> RGBImage {
         let pixels = UnsafeBufferPointer(start: view.base, count: view.width * view.height * 3)
         return RGBImage(width: view.width, height: view.height, pixels: [UInt8](pixels))

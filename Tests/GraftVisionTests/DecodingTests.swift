@@ -295,3 +295,37 @@ import Testing
         #expect(result.prefix(3) == [200, 100, 50] && result.suffix(3) == [200, 100, 50])
     }
 }
+
+/// Pictures that are written and read again.
+@Suite struct EncodingTests {
+    @Test func aJPEGComesBackAlmostAsItWas() throws {
+        let width = 37
+        let height = 23
+        let pixels = (0..<width * height).flatMap { index in
+            [UInt8(index % width * 6), UInt8(index / width * 10), UInt8(120)]
+        }
+        let bytes = try ImageCodec.encodeJPEG(RGBImage(width: width, height: height, pixels: pixels), quality: 95)
+        #expect(bytes.prefix(3) == [0xFF, 0xD8, 0xFF])
+        let decoded = try ImageCodec.decode(bytes)
+        #expect(decoded.width == width && decoded.height == height)
+        let difference = zip(decoded.pixels, pixels).map { abs(Int($0) - Int($1)) }.max() ?? 255
+        #expect(difference < 20, "\(difference)")
+        let coarse = try ImageCodec.encodeJPEG(RGBImage(width: width, height: height, pixels: pixels), quality: 10)
+        #expect(coarse.count < bytes.count)
+        // Noise at full quality takes more than the first buffer.
+        var state: UInt32 = 1
+        let noise = (0..<600 * 600 * 3).map { _ -> UInt8 in
+            state = state &* 1_664_525 &+ 1_013_904_223
+            return UInt8(state >> 24)
+        }
+        let large = try ImageCodec.encodeJPEG(RGBImage(width: 600, height: 600, pixels: noise), quality: 100)
+        #expect(large.count > 600 * 600 + 65_536)
+        #expect(try ImageCodec.decode(large).width == 600)
+    }
+
+    @Test func moreThanAJPEGHoldsIsRefused() throws {
+        #expect(throws: ImageError.self) {
+            try ImageCodec.encodeJPEG(RGBImage(width: 70_000, height: 1))
+        }
+    }
+}

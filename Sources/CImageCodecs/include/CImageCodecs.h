@@ -90,7 +90,12 @@ void graft_image_close(graft_image_decoder *decoder);
 uint8_t *graft_png_encode(const uint8_t *pixels, uint32_t width, uint32_t height, int compression_level,
                           size_t *byte_count, graft_image_result *result);
 
-/// Frees what `graft_png_encode` returned.
+/// Encodes packed RGB as a baseline JPEG file in memory (4:2:0, `quality` 1 to 100), to be freed with
+/// `graft_image_free`. NULL unless the status is OK.
+uint8_t *graft_jpeg_encode(const uint8_t *pixels, uint32_t width, uint32_t height, int quality, size_t *byte_count,
+                           graft_image_result *result);
+
+/// Frees what `graft_png_encode` or `graft_jpeg_encode` returned.
 void graft_image_free(uint8_t *bytes);
 
 /// The weights of one direction of resampling; see GraftVision's `Resampling.Weights`.

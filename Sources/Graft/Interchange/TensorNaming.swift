@@ -6,7 +6,10 @@ import GraftTensor
 /// linear layers: `pre_logits.fc1`, `pre_logits.fc2` and `head.fc` for `classifier.0`, `classifier.3` and
 /// `classifier.6`, with the first weight as `[4096, 512, 7, 7]`.
 public enum TensorNaming: String, Sendable, CaseIterable {
-    case torchvision, timm
+    /// torchvision's, which are Graft's own.
+    case torchvision
+    /// timm's.
+    case timm
 
     /// Modules of VGG's classifier: torchvision's name, timm's, and the side of timm's kernel; nil for a linear layer.
     private static let vggModules: [(torchvision: String, timm: String, kernel: Int?)] = [

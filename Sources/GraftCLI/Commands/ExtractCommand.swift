@@ -14,6 +14,10 @@ enum ExtractCommand {
     static let resume = Argument.flag(
         "resume", help: "Go on with an interrupted extraction to the same file: the result has the same bytes.")
 
+    static let projector = Argument.optional(
+        "projector", .path("DIR"), shownAs: "none", example: "projector",
+        help: "Write the features for TensorBoard's embedding projector too: `tensorboard --logdir DIR` shows them.")
+
     static let command = Command(
         name: "extract",
         summary: "Write the outputs of inner layers for every image.",
@@ -33,8 +37,15 @@ enum ExtractCommand {
             ArgumentGroup("Model", [Shared.requiredWeights, Shared.offline, Shared.modelOfWeights, layer, pool]),
             Shared.imageGroup,
             Shared.runGroup(seeded: false),
-            ArgumentGroup("Output", [out, resume, Shared.quiet, Shared.json]),
+            ArgumentGroup("Output", [out, resume, projector, Shared.quiet, Shared.json]),
         ],
+        validate: { values throws(UsageError) in
+            if values[resume], values.isGiven(projector) {
+                throw UsageError(
+                    "--projector needs the images from the first one on and does not go with --resume; leave one of "
+                        + "them out")
+            }
+        },
         run: run)
 
     private static func run(_ values: ArgumentValues) throws {
@@ -50,6 +61,11 @@ enum ExtractCommand {
             batchSizes: NetworkRequest.batchSizes(count: images.count, batchSize: values[Shared.batchSize]))
         NetworkRequest.announce(extractor.deviceDescription, extractor.deviceNotes, values)
 
+        let projectorWriter = try values[projector].map {
+            try ProjectorWriter(
+                $0, layers: layers, classes: images.classes, imageCount: images.count,
+                imageSize: network.preprocessing.imageSize)
+        }
         let isDropped = FeatureWriter.hasPartialWork(for: path) && !values[resume]
         let writer = try FeatureWriter(
             path, layers: layers, classes: images.classes, origin: FeatureOrigin(network, pooling: pooling),
@@ -73,6 +89,9 @@ enum ExtractCommand {
                 try writer.append(
                     features, labels: batch.labels, paths: batch.sampleIndices.map { images.samples[$0].path },
                     batch: batch.index)
+                try projectorWriter?.append(
+                    features, labels: batch.labels, paths: batch.sampleIndices.map { images.samples[$0].path },
+                    pixels: batch.pixels)
             }
             try writer.finish()
         } catch {
@@ -82,6 +101,10 @@ enum ExtractCommand {
                 )
             }
             throw error
+        }
+        if let projectorWriter {
+            try projectorWriter.finish()
+            NetworkRequest.note("tensorboard --logdir \(projectorWriter.folder) shows the features", values)
         }
         let shapes = layers.map { (name: $0, extents: writer.shape(of: $0)?.dimensions ?? []) }
         if values[Shared.json] {

@@ -5,6 +5,10 @@ enum SummaryCommand {
     static let model = Argument.positional(
         "MODEL", .architecture, placeholderValue: "", help: "Architecture, as `graft models` lists it.")
 
+    static let svg = Argument.optional(
+        "svg", .path("F"), shownAs: "none", example: "network.svg",
+        help: "Draw the graph to a file, with what trains, what is frozen and what is computed once told apart.")
+
     static let command = Command(
         name: "summary",
         summary: "Show the plan of a network: shapes, parameters, work, what trains, memory.",
@@ -14,13 +18,14 @@ enum SummaryCommand {
             """,
         examples: [
             "graft summary resnet18 --classes 10 --freeze all --unfreeze layer4,head",
+            "graft summary resnet18 --classes 10 --freeze all --unfreeze layer3,head --svg network.svg",
             "graft summary squeezenet1_1 --weights squeezenet1_1.pth --json",
         ],
         groups: [
             ArgumentGroup("Model", [model, Shared.weights, Shared.offline, TrainableSet.classes]),
             ArgumentGroup("Frozen and trainable", [TrainableSet.freeze, TrainableSet.unfreeze]),
             ArgumentGroup("Input", [Shared.imageSize, Shared.batchSize]),
-            ArgumentGroup("Output", [Shared.json]),
+            ArgumentGroup("Output", [svg, Shared.json]),
         ],
         run: run)
 
@@ -32,6 +37,7 @@ enum SummaryCommand {
         try NetworkRequest.applyImageSize(&network, values[Shared.imageSize])
         try NetworkRequest.freeze(&network, values)
         let batchSize = values[Shared.batchSize]
+        if let path = values[svg] { try NetworkDrawing(network).write(to: path) }
         let summary = try ModelSummary(network, batchSize: batchSize)
         if values[Shared.json] {
             try Console.result(json(network, summary, batchSize: batchSize).pretty() + "\n")

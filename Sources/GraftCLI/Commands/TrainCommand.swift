@@ -5,7 +5,8 @@ enum TrainCommand {
     static let out = Argument.required(
         "out", .folder("RUN"), placeholderValue: "",
         help:
-            "Folder of the run: last.safetensors, best.safetensors, state.safetensors, steps.csv, epochs.csv."
+            "Folder of the run: last.safetensors, best.safetensors, state.safetensors, report.html, run.json, steps.csv, "
+            + "epochs.csv, confusion.csv, events for TensorBoard."
     )
     static let resume = Argument.flag(
         "resume",
@@ -68,8 +69,8 @@ enum TrainCommand {
         name: "train",
         summary: "Fine-tune a network on a folder of images.",
         discussion: """
-            With --weights and without --freeze, the backbone is frozen and the head is trained. Weights and tables \
-            are written behind every epoch; Ctrl-C saves them and ends. After that, a kill or a power cut, --resume goes \
+            With --weights and without --freeze, the backbone is frozen and the head is trained. Weights, tables \
+            and the page report.html are written behind every epoch; Ctrl-C saves them and ends. After that, a kill or a power cut, --resume goes \
             on and ends with the same bytes as a run that was never interrupted. It takes the options that the run began \
             with; only --threads, --cache, --save-every, the output options, and a larger number of epochs or steps may differ.
             """,
@@ -214,6 +215,9 @@ enum TrainCommand {
                 + "; \(trainableCount) of \(network.parameterNames.count) parameter tensors are trainable", values)
 
         let options = fitOptions(values)
+        try folder.begin(
+            description(trainer, training, validationImages, values), validation: validationImages,
+            resumingAtStep: state?.stepCount)
         let report = TrainingReport(
             folder: folder, trainer: trainer, imageCount: training.count, options: options,
             resuming: state, values)
@@ -230,21 +234,46 @@ enum TrainCommand {
             }
             report.finish()
             try report.save()
+            try folder.end(.finished)
             try report.printResult()
         } catch GraftError.interrupted {
             report.finish()
             guard trainer.stepCount > 0 else {
+                try folder.end(.interrupted)
                 throw CommandFailure(.interrupted, "interrupted before the first step; nothing was written")
             }
             try report.save()
+            try folder.end(.interrupted)
             throw CommandFailure(
                 .interrupted,
                 "interrupted after step \(trainer.stepCount); \(values[out]) holds the weights and tables so far; "
                     + "`graft train --resume --out \(values[out])` goes on")
         } catch {
             report.finish()
+            // The error that ended the run is the one to report, whatever becomes of the page.
+            try? folder.end(.failed, message: "\(error)")
             throw error
         }
+    }
+
+    /// What `run.json` and the page say about the run.
+    private static func description(
+        _ trainer: Trainer, _ training: ImageDataset, _ validation: ImageDataset?, _ values: ArgumentValues
+    ) throws -> RunDescription {
+        var given: [String: String] = [:]
+        var defaults: [String: String] = [:]
+        for argument in command.options {
+            let texts = values.occurrences.filter { $0.name == argument.name }.map { $0.text.isEmpty ? "on" : $0.text }
+            if !texts.isEmpty {
+                given[argument.name] = texts.joined(separator: ", ")
+            } else if let text = argument.defaultText {
+                defaults[argument.name] = text
+            }
+        }
+        return try RunDescription(
+            trainer, data: training, validation: validation,
+            command: ["graft"] + CommandLine.arguments.dropFirst(), options: given, defaults: defaults,
+            weights: given[Shared.weights.name], version: graftVersion)
     }
 
     private static func rule(_ values: ArgumentValues) -> Optimizer {

@@ -27,6 +27,7 @@ final class TrainingReport {
 
     /// Takes an event of ``Trainer/fit(_:validation:options:onEvent:)``.
     func receive(_ event: TrainingEvent) throws {
+        try folder.note(event, trainer: trainer)
         switch event {
         case .prepared(let byteCount, let stepsPerEpoch):
             if state == nil { try folder.removeOlderState() }
@@ -58,7 +59,7 @@ final class TrainingReport {
                     isQuiet: values[Shared.quiet])
             }
             seenInEpoch = min(seenInEpoch + options.batchSize, imageCount)
-            folder.record(record)
+            try folder.record(record)
             progress?.update(seenInEpoch, detail: "loss \(fixed(record.loss, 4))")
         case .skipped(let image):
             finish()
