@@ -46,7 +46,9 @@
         }
 
         deinit {
-            // The driver's objects go before the memory that they lie in.
+            // What is enqueued may still write, and the driver's objects go before the memory that they lie in. A queue that
+            // failed writes nothing any more.
+            _ = context.api.Finish(context.queue)
             ranges = [:]
             arenas = []
         }
