@@ -62,11 +62,11 @@ public final class ClassActivation {
         // A node that no score is computed from is refused here, not in the middle of the images.
         var options = LoweringOptions(batch: 1, height: size, width: size, mode: .inference, input: .tensor)
         options.gradientOf = name
-        _ = try Program(model.graph, options)
+        let program = try Program(model.graph, options)
         self.model = model
         self.layer = name
         node = model.graph.nodes[index].name
-        opened = try device.open()
+        opened = try device.open(running: Set(program.instructions.map(\.primitive.kind)))
     }
 
     /// The last layer before the head that still has height and width and is neither a pooling nor a dropout: the last

@@ -36,7 +36,7 @@ import Testing
         let request = Engine.Request(batch: 2, isTraining: false, part: .suffix)
         let engine = try Engine(
             model.graph, state: model.state, requests: [request], options: options, frontier: [node],
-            backend: Device(device).open().backend)
+            backend: Device(device).open(running: []).backend)
         func score(_ values: [Float]) throws -> Double {
             try engine.write(HostTensor(found.values.shape, values), to: node, of: request)
             try engine.run(request)

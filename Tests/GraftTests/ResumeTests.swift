@@ -337,7 +337,7 @@ private func expectContinuation(_ first: Outcome, _ second: Outcome, is whole: O
     }
 }
 
-@Suite struct RunFolderTests {
+@Suite struct ResumedRunFolderTests {
     /// A run that its folder follows, as `graft train` does.
     private func follow(
         _ path: String, from state: TrainingState? = nil, until stop: Int? = nil, interval: Double = 0
@@ -349,7 +349,7 @@ private func expectContinuation(_ first: Outcome, _ second: Outcome, is whole: O
             onEvent: { event, trainer in
                 switch event {
                 case .prepared: if state == nil { try folder.removeOlderState() }
-                case .step(let record): folder.record(record)
+                case .step(let record): try folder.record(record)
                 case .epoch(let record): try folder.finish(record, model: trainer.model())
                 case .state(let state): try folder.save(state)
                 default: break

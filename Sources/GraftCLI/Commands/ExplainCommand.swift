@@ -52,7 +52,7 @@ enum ExplainCommand {
     private static func run(_ values: ArgumentValues) throws {
         var network = try NetworkRequest.model(values)
         try NetworkRequest.applyImages(&network, values)
-        let files = DataRequest.files(values[PredictCommand.images])
+        let files = try DataRequest.files(values[PredictCommand.images])
         let names = try DataRequest.outputNames(of: network, values)
         let label = try values[classOption].map { try number(ofClass: $0, names: names, count: network.classCount) }
         let explainer = try ClassActivation(network, layer: values[layer], device: NetworkRequest.device(values))

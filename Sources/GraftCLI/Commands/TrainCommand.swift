@@ -273,7 +273,7 @@ enum TrainCommand {
         return try RunDescription(
             trainer, data: training, validation: validation,
             command: ["graft"] + CommandLine.arguments.dropFirst(), options: given, defaults: defaults,
-            weights: given[Shared.weights.name], version: graftVersion)
+            weights: given[Shared.weights.name], version: BuildInformation.version)
     }
 
     private static func rule(_ values: ArgumentValues) -> Optimizer {
