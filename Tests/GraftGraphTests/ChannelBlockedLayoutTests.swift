@@ -59,7 +59,9 @@ struct ChannelBlockedLayoutTests {
         }
     }
 
-    @Test("a weight lies where the doc comment says, within the blocks its group touches", arguments: weights.filter { !$0.isDepthwise })
+    @Test(
+        "a weight lies where the doc comment says, within the blocks its group touches",
+        arguments: weights.filter { !$0.isDepthwise })
     func weightPlace(weight: WeightShape) throws {
         let blocking = WeightBlocking(weight)
         let bytes = try ChannelBlockedLayout.pack(Self.counting(.weight(weight)), kind: .weight(weight))
