@@ -67,7 +67,7 @@ package final class CPUBackend: DeviceBackend {
                 device: "the CPU device", requestedByteCount: plan.totalByteCount, availableByteCount: available,
                 advice: "Try a smaller --batch-size, a smaller --image-size, or freeze more layers.")
         }
-        return try CPUMemory(plan)
+        return try CPUMemory(plan, pool: pool)
     }
 
     package func prepare(_ program: Program, index: Int, memory: any DeviceMemory) throws(DeviceError)

@@ -13,13 +13,16 @@ import GraftTensor
 final class CPUMemory: DeviceMemory {
     let plan: MemoryPlan
     private let pages: [HostPages]
+    private let pool: ThreadPool
     private var arenas: [UnsafeMutableRawBufferPointer] { pages.map(\.bytes) }
 
     /// Kernels read a register tile's rows in full, so up to this many bytes behind the last slot must be mapped.
     private static let tailByteCount = 8192
 
-    init(_ plan: MemoryPlan) throws(DeviceError) {
+    /// Allocates; `pool` has the threads that pack what is written.
+    init(_ plan: MemoryPlan, pool: ThreadPool) throws(DeviceError) {
         self.plan = plan
+        self.pool = pool
         var pages: [HostPages] = []
         for arena in plan.arenas {
             guard let mapped = HostPages(byteCount: arena.byteCount + Self.tailByteCount) else {
@@ -47,7 +50,9 @@ final class CPUMemory: DeviceMemory {
 
     func write(_ tensor: HostTensor, kind: ValueKind, to slot: Slot) throws(DeviceError) {
         let target = UnsafeMutableRawBufferPointer(start: try address(of: slot), count: slot.byteCount)
-        try ChannelBlockedLayout.pack(tensor, kind: kind, into: target)
+        try ChannelBlockedLayout.pack(tensor, kind: kind, into: target) { unitCount, body in
+            withoutActuallyEscaping(body) { body in pool.run(ParallelLoop(unitCount) { unit, _ in body(unit) }) }
+        }
     }
 
     func read(kind: ValueKind, from slot: Slot) throws(DeviceError) -> HostTensor {

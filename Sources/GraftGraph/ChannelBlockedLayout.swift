@@ -58,9 +58,21 @@ package enum ChannelBlockedLayout {
         return bytes
     }
 
-    /// The same, written to memory of at least ``byteCount(of:)`` bytes, aligned for its elements. One pass.
+    /// Runs `body` for each of so many units, on any threads, and returns when all are done.
+    package typealias Distribution = (_ unitCount: Int, _ body: @Sendable (Int) -> Void) -> Void
+
+    private static func inOrder(_ unitCount: Int, _ body: (Int) -> Void) {
+        for unit in 0..<unitCount { body(unit) }
+    }
+
+    /// Below this many bytes waking threads takes longer than the pass.
+    private static let leastDistributedByteCount = 1 << 18
+
+    /// The same, written to memory of at least ``byteCount(of:)`` bytes, aligned for its elements. One pass; that over
+    /// an activation is shared out by channel block and image.
     package static func pack(
-        _ tensor: HostTensor, kind: ValueKind, into target: UnsafeMutableRawBufferPointer
+        _ tensor: HostTensor, kind: ValueKind, into target: UnsafeMutableRawBufferPointer,
+        distribution: Distribution = inOrder
     ) throws(DeviceError) {
         guard tensor.shape.elementCount == kind.hostShape.elementCount else {
             throw DeviceError.dataMismatch(
@@ -71,9 +83,10 @@ package enum ChannelBlockedLayout {
             throw DeviceError.dataMismatch("\(byteCount) bytes were written to memory of \(target.count)")
         }
         let target = UnsafeMutableRawBufferPointer(rebasing: target[..<byteCount])
+        let distribution = byteCount < leastDistributedByteCount ? inOrder : distribution
         switch (kind, tensor.storage) {
-        case (.activation(let shape), .float32(let values)): copyToBlocks(values, shape, target)
-        case (.indices(let shape), .int32(let values)): copyToBlocks(values, shape, target)
+        case (.activation(let shape), .float32(let values)): copyToBlocks(values, shape, target, distribution)
+        case (.indices(let shape), .int32(let values)): copyToBlocks(values, shape, target, distribution)
         case (.weight(let weight), .float32(let values)): copyToBlocks(values, weight, target)
         case (.winogradWeight(let weight), .float32(let values)):
             copyToBlocks(Winograd.transform(weight: values), weight.winograd, target)
@@ -140,30 +153,34 @@ package enum ChannelBlockedLayout {
 
     /// Pixel by pixel, so that the target is written once and in order. Elements are of four bytes.
     private static func copyToBlocks<Element: BitwiseCopyable>(
-        _ values: [Element], _ shape: ActivationShape, _ target: UnsafeMutableRawBufferPointer
+        _ values: [Element], _ shape: ActivationShape, _ target: UnsafeMutableRawBufferPointer,
+        _ distribution: Distribution
     ) {
         let pixels = shape.pixelCount
         let packed = target.bindMemory(to: UInt32.self)
         values.withUnsafeBytes { bytes in
-            guard var output = packed.baseAddress,
+            guard shape.batch > 0, let packed = packed.baseAddress,
                 let values = bytes.bindMemory(to: UInt32.self).baseAddress
             else { return }
-            for first in stride(from: 0, to: shape.channels, by: block) {
+            // Every unit writes pixels of its own.
+            nonisolated(unsafe) let target = packed
+            nonisolated(unsafe) let source = values
+            distribution(blockCount(shape.channels) * shape.batch) { unit in
+                let first = unit / shape.batch * block
                 let lanes = min(block, shape.channels - first)
-                for image in 0..<shape.batch {
-                    let planes = values + (image * shape.channels + first) * pixels
-                    if lanes == block {
-                        for pixel in 0..<pixels {
-                            for lane in 0..<16 { output[lane] = planes[lane * pixels + pixel] }
-                            output += block
-                        }
-                    } else {
-                        for pixel in 0..<pixels {
-                            UnsafeMutableRawPointer(output).storeBytes(
-                                of: SIMD16<UInt32>.zero, as: SIMD16<UInt32>.self)
-                            for lane in 0..<lanes { output[lane] = planes[lane * pixels + pixel] }
-                            output += block
-                        }
+                let planes = source + (unit % shape.batch * shape.channels + first) * pixels
+                var output = target + unit * pixels * block
+                if lanes == block {
+                    for pixel in 0..<pixels {
+                        for lane in 0..<16 { output[lane] = planes[lane * pixels + pixel] }
+                        output += block
+                    }
+                } else {
+                    for pixel in 0..<pixels {
+                        UnsafeMutableRawPointer(output).storeBytes(
+                            of: SIMD16<UInt32>.zero, as: SIMD16<UInt32>.self)
+                        for lane in 0..<lanes { output[lane] = planes[lane * pixels + pixel] }
+                        output += block
                     }
                 }
             }

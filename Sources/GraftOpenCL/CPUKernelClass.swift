@@ -1,4 +1,5 @@
 #if OpenCL
+    import Dispatch
     import GraftGraph
     import GraftTensor
 
@@ -37,7 +38,10 @@
         package func pack(
             _ tensor: HostTensor, kind: ValueKind, into target: UnsafeMutableRawBufferPointer
         ) throws(DeviceError) {
-            try ChannelBlockedLayout.pack(tensor, kind: kind, into: target)
+            // The device's own threads wait for the input, so its processors are free.
+            try ChannelBlockedLayout.pack(tensor, kind: kind, into: target) { unitCount, body in
+                DispatchQueue.concurrentPerform(iterations: unitCount, execute: body)
+            }
         }
 
         package func unpack(_ bytes: UnsafeRawBufferPointer, kind: ValueKind) -> HostTensor {
