@@ -14,6 +14,8 @@ struct ModelMetadata {
         static let deviation = "std"
         static let exif = "exif"
         static let digest = "sha256_of_tensors"
+        /// A ``GraphDescription``, of networks that no table lists.
+        static let graph = "graph"
     }
 
     /// The texts of the file.
@@ -36,6 +38,7 @@ struct ModelMetadata {
             Key.exif: preprocessing.exif.rawValue,
             Key.digest: digest,
         ]
+        if model.architecture.isImported { entries[Key.graph] = try GraphDescription.text(of: model) }
         if let names = model.classNames {
             let data = try JSONSerialization.data(withJSONObject: names)
             entries[Key.classNames] = String(decoding: data, as: UTF8.self)
@@ -44,6 +47,8 @@ struct ModelMetadata {
     }
 
     var architecture: String? { entries[Key.architecture] }
+
+    var graph: String? { entries[Key.graph] }
 
     /// A JSON array of names.
     var classNames: [String]? {

@@ -18,7 +18,24 @@ public struct Architecture: Sendable {
     /// The published table or paper of the architecture.
     public let source: String
 
+    /// Whether it comes from an ONNX file, and not from a table of this library.
+    public private(set) var isImported = false
+
     let build: @Sendable (_ classCount: Int) -> Graph
+
+    init(
+        name: String, family: String, headName: String, imageSize: Int, classCount: Int, source: String,
+        isImported: Bool = false, build: @escaping @Sendable (_ classCount: Int) -> Graph
+    ) {
+        self.name = name
+        self.family = family
+        self.headName = headName
+        self.imageSize = imageSize
+        self.classCount = classCount
+        self.source = source
+        self.isImported = isImported
+        self.build = build
+    }
 
     /// The graph with a head of `classCount` classes.
     func graph(classCount: Int) -> Graph { build(classCount) }

@@ -26,10 +26,19 @@ enum NetworkRequest {
     }
 
     /// The network of a name with a file's weights, or random without one.
-    static func model(named name: String, weights: String?, seed: UInt64 = 0) throws -> Model {
+    ///
+    /// An ONNX file is a name too, and has weights of its own.
+    static func model(named name: String?, weights: String?, seed: UInt64 = 0) throws -> Model {
         if let weights { return try Model(name, weights: weights) }
+        guard let name else {
+            throw UsageError("missing --model MODEL; `graft models` lists them, and a weights file may name its own")
+        }
+        if isFile(name) { return try Model(weights: name) }
         return try Model(name, seed: seed)
     }
+
+    /// Whether a model's name is that of an ONNX file.
+    private static func isFile(_ name: String) -> Bool { name.lowercased().hasSuffix(".onnx") }
 
     /// Says what was found in the weights file and done with it.
     static func announceLoading(_ network: Model, _ values: ArgumentValues) {
@@ -77,7 +86,7 @@ enum NetworkRequest {
     static func freeze(_ network: inout Model, _ values: ArgumentValues) throws {
         if let names = values[TrainableSet.freeze] {
             try network.freeze(names.joined(separator: ","))
-        } else if values[Shared.weights] != nil {
+        } else if values[Shared.weights] != nil || values[Shared.modelOfWeights].map(isFile) == true {
             try network.freeze("backbone")
         }
         if let names = values[TrainableSet.unfreeze] { try network.unfreeze(names.joined(separator: ",")) }

@@ -5,14 +5,14 @@ enum Shared {
         "DATA", .path("DATA"), placeholderValue: "", help: "Folder of class folders, or one with train/ and val/ in it."
     )
     static let weights = Argument.optional(
-        "weights", .path("F"), shownAs: "random", help: "Pretrained weights: .pth, .th, .safetensors or .npz.")
+        "weights", .path("F"), shownAs: "random", help: "Pretrained weights: .pth, .th, .safetensors, .npz or .onnx.")
     static let requiredWeights = Argument.required(
-        "weights", .path("F"), placeholderValue: "", help: "Weights: .pth, .th, .safetensors or .npz.")
+        "weights", .path("F"), placeholderValue: "", help: "Weights: .pth, .th, .safetensors, .npz or .onnx.")
     static let model = Argument.required(
         "model", .text("MODEL"), placeholderValue: "", help: "Architecture, as `graft models` lists it.")
     static let modelOfWeights = Argument.optional(
         "model", .text("MODEL"), shownAs: "what the weights file names",
-        help: "Architecture, as `graft models` lists it.")
+        help: "Architecture, as `graft models` lists it, or an .onnx file whose graph is taken.")
 
     // Images
     static let imageSize = Argument.optional(

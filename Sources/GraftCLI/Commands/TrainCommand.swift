@@ -70,7 +70,10 @@ enum TrainCommand {
             ArgumentGroup("Data", [Shared.data, validation, validationSplit, Shared.list, Shared.limit]),
             ArgumentGroup(
                 "Model",
-                [Shared.model, Shared.weights, TrainableSet.headWeights, TrainableSet.classes, Shared.classesFile]),
+                [
+                    Shared.modelOfWeights, Shared.weights, TrainableSet.headWeights, TrainableSet.classes,
+                    Shared.classesFile,
+                ]),
             ArgumentGroup(
                 "Frozen and trainable",
                 [
@@ -88,6 +91,10 @@ enum TrainCommand {
             ArgumentGroup("Output", [out, Shared.quiet, Shared.json]),
         ],
         validate: { values throws(UsageError) in
+            if values[Shared.modelOfWeights] == nil, values[Shared.weights] == nil {
+                throw UsageError(
+                    "missing --model MODEL; `graft models` lists them, and a --weights file may name its own")
+            }
             if values.isGiven(validation), values.isGiven(validationSplit) {
                 throw UsageError("--val and --val-split exclude each other; give one of them")
             }
@@ -120,7 +127,7 @@ enum TrainCommand {
     private static func run(_ values: ArgumentValues) throws {
         let images = try DataRequest.training(values)
         var network = try NetworkRequest.model(
-            named: values[Shared.model], weights: values[Shared.weights], seed: values[Shared.seed])
+            named: values[Shared.modelOfWeights], weights: values[Shared.weights], seed: values[Shared.seed])
         NetworkRequest.announceLoading(network, values)
         try NetworkRequest.applyImages(&network, values)
         let classCount =
