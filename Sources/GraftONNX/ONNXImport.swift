@@ -137,7 +137,8 @@ struct ONNXGraphReader {
             }
         }
         // Files of older versions list constants among the inputs too.
-        let inputs = source.inputs.filter { values[$0.name] == nil }
+        let constants = values
+        let inputs = source.inputs.filter { constants[$0.name] == nil }
         guard let input = inputs.first, inputs.count == 1 else {
             throw .unsupported(
                 file: file.name, what: "inputs of the ONNX graph",

@@ -96,12 +96,15 @@ import Testing
         return RoundTripTests.bytes(writer.finished)
     }
 
-    private static let flat = [
-        Node(operation: "GlobalAveragePool", inputs: ["x"], outputs: ["a"]),
-        Node(operation: "Flatten", inputs: ["a"], outputs: ["b"]),
-    ]
-    private static let head = Node(
-        operation: "Gemm", inputs: ["b", "fc.weight"], outputs: ["y"], attributes: [("transB", int(1))])
+    private static var flat: [Node] {
+        [
+            Node(operation: "GlobalAveragePool", inputs: ["x"], outputs: ["a"]),
+            Node(operation: "Flatten", inputs: ["a"], outputs: ["b"]),
+        ]
+    }
+    private static var head: Node {
+        Node(operation: "Gemm", inputs: ["b", "fc.weight"], outputs: ["y"], attributes: [("transB", int(1))])
+    }
     private static let weight = Constant(name: "fc.weight", dimensions: [2, 3], floats: [1, 2, 3, 4, 5, 6])
 
     @Test func theSmallestClassifierIsRead() throws {

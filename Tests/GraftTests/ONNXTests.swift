@@ -75,11 +75,7 @@ import Testing
         model.preprocessing = try ImagePreprocessing(imageSize: 32, resize: nil)
         model.freeze()
         try model.replaceHead(classCount: 2)
-        let images = (0..<8).map { index in
-            RGBImage(
-                width: 32, height: 32,
-                pixels: (0..<32 * 32 * 3).map { UInt8(($0 * (index + 3) + index * 90) % 251) })
-        }
+        let images = (0..<8).map { Self.picture($0) }
         let trainer = try Trainer(
             model, optimizer: .sgd(learningRate: 0.05), device: Device("cpu", isExact: true))
         var options = FitOptions()
@@ -119,6 +115,15 @@ import Testing
         // By name, and against another name.
         #expect(try Model(name, weights: temporary.path("m.onnx")).state == model.state)
         #expect(throws: GraftError.self) { try Model("resnet34", weights: temporary.path("m.onnx")) }
+    }
+
+    private static func picture(_ index: Int) -> RGBImage {
+        var pixels: [UInt8] = []
+        for position in 0..<32 * 32 * 3 {
+            let value = position * (index + 3) + index * 90
+            pixels.append(UInt8(value % 251))
+        }
+        return RGBImage(width: 32, height: 32, pixels: pixels)
     }
 
     @Test func aDamagedDescriptionIsAnError() throws {
