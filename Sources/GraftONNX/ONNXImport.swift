@@ -372,6 +372,8 @@ struct ONNXGraphReader {
         let place = path(node)
         let function = Self.functionNames[node.operation] ?? node.operation.lowercased()
         if place.isEmpty { return function }
+        // Other exporters, and our own, name the node itself.
+        if node.scopes.isEmpty, !node.name.hasPrefix("/") { return place }
         let isFunction = Self.functions.contains(node.operation) || containers.contains(place)
         return isFunction ? "\(place).\(function)" : place
     }
