@@ -13,6 +13,8 @@ public enum GraftError: Error, Hashable, Sendable, CustomStringConvertible {
     case unknownSelector(String, near: [String])
     /// Weights that do not fit an architecture, in full sentences.
     case weightsMismatch(String)
+    /// Features, or a probe, that are not what they should be, in full sentences.
+    case badFeatures(String)
     /// The weights file does not say which architecture it is for, and none was given.
     case architectureUnknown(path: String)
     /// Options that contradict each other or the data.
@@ -25,6 +27,8 @@ public enum GraftError: Error, Hashable, Sendable, CustomStringConvertible {
     case diverged(epoch: Int, step: Int)
     /// The run was interrupted after saving.
     case interrupted
+    /// A run cannot go on from a state: why, and the options that are not as they were.
+    case cannotResume(String, differences: [RunDifference])
 
     /// What, where, found against expected, next step.
     public var description: String {
@@ -33,14 +37,23 @@ public enum GraftError: Error, Hashable, Sendable, CustomStringConvertible {
             "there is no model \"\(name)\"" + didYouMean(near) + "; `graft models` lists them all"
         case .unknownSelector(let name, let near):
             "\"\(name)\" matches no layer or parameter" + didYouMean(near)
-        case .weightsMismatch(let message), .invalidArgument(let message), .noInput(let message),
-            .outputFailed(let message):
+        case .weightsMismatch(let message), .badFeatures(let message), .invalidArgument(let message),
+            .noInput(let message), .outputFailed(let message):
             message
         case .architectureUnknown(let path):
             "\(path) does not say which architecture its weights are for; pass --model NAME"
         case .diverged(let epoch, let step):
             "the loss is not a finite number at epoch \(epoch), step \(step); try a lower --learning-rate"
         case .interrupted: "interrupted"
+        case .cannotResume(let reason, let differences):
+            "the run cannot be resumed: \(reason)"
+                + differences.map {
+                    "\n  \($0.name): was \($0.was ?? "not there"), now \($0.now ?? "not there")"
+                }.joined()
+                + (differences.isEmpty
+                    ? "; give back what it began with, or start a new run from its weights"
+                    : "\nleave them out, or start a new run from the weights of this one; a run can only become longer, and "
+                        + "only with a schedule that does not depend on its length")
         }
     }
 
@@ -73,11 +86,12 @@ public func failureKind(of error: any Error) -> FailureKind {
     case let error as GraftError:
         switch error {
         case .unknownModel, .unknownSelector, .invalidArgument, .architectureUnknown: .usage
-        case .weightsMismatch: .badData
+        case .weightsMismatch, .badFeatures: .badData
         case .noInput: .noInput
         case .outputFailed: .cannotWrite
         case .diverged: .runtime
         case .interrupted: .interrupted
+        case .cannotResume(_, let differences): differences.isEmpty ? .badData : .usage
         }
     case let error as GraphError:
         switch error {

@@ -44,7 +44,7 @@ public struct Model: Sendable {
         let graph = architecture.graph(classCount: count)
         self.init(
             architecture: architecture, graph: graph, classCount: count,
-            state: Initialization.state(of: graph, headName: architecture.headName, seed: seed),
+            state: Initialization.state(of: graph, architecture, seed: seed),
             preprocessing: try Self.defaultPreprocessing(architecture))
     }
 
@@ -60,11 +60,13 @@ public struct Model: Sendable {
         self.preprocessing = preprocessing
     }
 
-    /// ImageNet's mean and deviation; the shorter side becomes 256/224 of the image size, or the image size itself for
-    /// networks of small pictures.
+    /// ImageNet's mean and deviation; the sizes and the interpolation that the architecture's published weights were
+    /// evaluated with.
     private static func defaultPreprocessing(_ architecture: Architecture) throws -> ImagePreprocessing {
         let size = architecture.imageSize
-        return try ImagePreprocessing(imageSize: size, resize: size < 64 ? size : size * 256 / 224)
+        return try ImagePreprocessing(
+            imageSize: size, resize: architecture.resize ?? (size < 64 ? size : size * 256 / 224),
+            interpolation: architecture.interpolation)
     }
 
     /// ResNet-18 with the weights of a file.
@@ -97,6 +99,8 @@ public struct Model: Sendable {
         let renamed = try TensorNaming.withTorchvisionNames(checkpoint.state, source: path)
         if let renamed, !architecture.isImported { checkpoint.state = renamed }
         let name = architecture.name
+        checkpoint.state = StateDictionary(
+            checkpoint.state.map { (architecture.currentName(of: $0.name), $0.tensor) })
         if let stated = metadata.architecture, stated != name, !architecture.isImported {
             throw GraftError.weightsMismatch(
                 "\(path) holds weights for \(stated), not for \(name); pass --model \(stated)")
@@ -162,6 +166,9 @@ public struct Model: Sendable {
         return added
     }
 
+    /// Makes exactly these parameters trainable.
+    mutating func setTrainable(_ names: Set<String>) { trainable = names }
+
     /// The parameters that a selector names.
     public func names(_ selector: String) throws(GraftError) -> [String] {
         try ParameterSelection(selector).names(among: parameterNames, head: architecture.headName)
@@ -173,8 +180,9 @@ public struct Model: Sendable {
     ///
     /// - Parameters:
     ///   - classCount: class scores of the new head.
-    ///   - seed: its weights depend on it; a linear head starts uniform in ±1/√fan-in
-    ///     (`nn.Linear`), SqueezeNet's convolution normal with deviation 0.01 and bias 0 (torchvision's own start).
+    ///   - seed: its weights depend on it; the head starts as torchvision's constructor of the family fills it:
+    ///     uniform in ±1/√fan-in as `nn.Linear`, or for SqueezeNet, MobileNet and RegNet normal with deviation 0.01
+    ///     and bias 0.
     /// - Throws: ``GraftError/invalidArgument(_:)`` for a count below 1.
     public mutating func replaceHead(classCount: Int, seed: UInt64 = 0) throws {
         try Limits.check(classCount: classCount)
@@ -186,7 +194,7 @@ public struct Model: Sendable {
         for parameter in newGraph.parameters {
             newState[parameter.name] =
                 parameter.name.hasPrefix(head)
-                ? Initialization.tensor(parameter, weightShape: weights[parameter.node], isHead: true, seed: seed)
+                ? Initialization.tensor(parameter, weightShape: weights[parameter.node], architecture, seed: seed)
                 : state[parameter.name]
         }
         var copy = Model(

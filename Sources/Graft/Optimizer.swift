@@ -63,6 +63,15 @@ public enum LearningRateSchedule: Sendable, Hashable {
     /// Half a cosine from 1 to 0 over the run, by step (`CosineAnnealingLR` per batch).
     case cosine
 
+    /// Whether the factor of a step depends on how long the whole run is, so that a longer run is another one from its
+    /// start.
+    var dependsOnLength: Bool {
+        switch self {
+        case .constant, .step: false
+        case .cosine: true
+        }
+    }
+
     /// The factor at a step.
     ///
     /// - Parameters:

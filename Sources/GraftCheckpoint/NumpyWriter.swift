@@ -1,18 +1,10 @@
 import CSystemSupport
 import GraftTensor
 
-#if canImport(Glibc)
-    import Glibc
-#elseif canImport(Musl)
-    import Musl
-#elseif canImport(Darwin)
-    import Darwin
-#endif
-
 /// Writes a `.npz` archive array by array, atomically; the same arrays give the same bytes.
 ///
 /// Entries are stored without compression and dated 1980-01-01. Arrays may be written in pieces, so that features
-/// need not fit in memory. The archive appears under its name with `finish`.
+/// need not fit in memory. The archive appears under its name with `finish`. A lone `.npy` array is written likewise.
 package final class NumpyArchiveWriter {
     private let file: AtomicFile
     /// Whether this writes a lone `.npy` array.
@@ -21,6 +13,8 @@ package final class NumpyArchiveWriter {
     private var names: Set<String> = []
     /// Elements that the current array still lacks.
     private var missingCount = 0
+    /// Code points of each text of the current array.
+    private var textWidth = 0
 
     /// Begins an archive; the folder of `path` must exist.
     package init(path: String) throws(CheckpointError) {
@@ -44,14 +38,8 @@ package final class NumpyArchiveWriter {
             try begin(name, shape: array.shape, type: "|u1", elementByteCount: 1)
             try append(values)
         case .strings(let values):
-            // numpy's narrowest text type has one code point.
-            let width = max(1, values.map(\.unicodeScalars.count).max() ?? 1)
-            try begin(name, shape: array.shape, type: "<U\(width)", elementByteCount: width * 4)
-            for text in values {
-                var codes = text.unicodeScalars.map(\.value)
-                codes.append(contentsOf: repeatElement(0, count: width - codes.count))
-                try appendRaw(codes, elementCount: 1)
-            }
+            try beginTexts(name, shape: array.shape, width: values.map(\.unicodeScalars.count).max() ?? 1)
+            try append(values)
         }
     }
 
@@ -65,27 +53,48 @@ package final class NumpyArchiveWriter {
         try content.write(to: file)
     }
 
-    /// Adds the rows of a spool as one float32 array `[rows] + rowShape`.
-    package func add(_ name: String, _ spool: FloatRowSpool) throws(CheckpointError) {
-        try begin(
-            name, shape: Shape([spool.rowCount] + spool.rowShape.dimensions), type: "<f4", elementByteCount: 4)
-        try spool.forEachPiece { (piece) throws(CheckpointError) in try self.append(piece) }
-    }
-
     /// Begins a float32 array that `append` fills in row-major order.
     package func beginFloats(_ name: String, shape: Shape) throws(CheckpointError) {
         try begin(name, shape: shape, type: "<f4", elementByteCount: 4)
     }
 
-    /// Adds elements to the array that was begun.
+    /// Begins an int64 array that `append` fills in row-major order.
+    package func beginIntegers(_ name: String, shape: Shape) throws(CheckpointError) {
+        try begin(name, shape: shape, type: "<i8", elementByteCount: 8)
+    }
+
+    /// Begins an array of texts that `append` fills; none may have more than `width` code points.
+    package func beginTexts(_ name: String, shape: Shape, width: Int) throws(CheckpointError) {
+        // numpy's narrowest text type has one code point.
+        textWidth = max(1, width)
+        try begin(name, shape: shape, type: "<U\(textWidth)", elementByteCount: textWidth * 4)
+    }
+
+    /// Adds elements to the array that was begun, of the type it was begun with.
     package func append(_ values: [Float]) throws(CheckpointError) {
         try appendRaw(values, elementCount: values.count)
     }
 
-    private func append<Element: FixedWidthInteger & BitwiseCopyable>(
+    /// Adds elements to the array that was begun, of the type it was begun with.
+    package func append<Element: FixedWidthInteger & BitwiseCopyable>(
         _ values: [Element]
     ) throws(CheckpointError) {
         try appendRaw(values, elementCount: values.count)
+    }
+
+    /// Adds texts to the array of texts that was begun.
+    package func append(_ texts: [String]) throws(CheckpointError) {
+        for text in texts {
+            var codes = text.unicodeScalars.map(\.value)
+            guard codes.count <= textWidth else {
+                throw .unsupported(
+                    file: file.path, what: "npz array of texts",
+                    found: "a text of \(codes.count) code points where \(textWidth) were announced",
+                    next: "announce the longest")
+            }
+            codes.append(contentsOf: repeatElement(0, count: textWidth - codes.count))
+            try appendRaw(codes, elementCount: 1)
+        }
     }
 
     private func appendRaw<Element: BitwiseCopyable>(
@@ -133,7 +142,7 @@ package final class NumpyArchiveWriter {
         let entry = ZipWriterEntry(
             name: Array((name + ".npy").utf8), headerStart: file.byteCount,
             byteCount: npy.count + shape.elementCount * elementByteCount, crc: 0)
-        try patchLast()
+        if !isBare { try patchLast() }
         entries.append(entry)
         if !isBare { try file.write(entry.localHeader()) }
         missingCount = shape.elementCount
@@ -152,9 +161,10 @@ package final class NumpyArchiveWriter {
         try file.overwrite(littleEndianBytes(Int(entry.crc), 4), at: entry.headerStart + ZipWriterEntry.crcOffset)
     }
 
-    /// Finishes the archive and puts it in its place.
+    /// Finishes the archive, or the lone array, and puts it in its place.
     package func finish() throws(CheckpointError) {
         try requireWhole()
+        guard !isBare else { return try file.commit() }
         try patchLast()
         let directoryStart = file.byteCount
         for entry in entries { try file.write(entry.directoryEntry) }
@@ -190,93 +200,15 @@ package final class NumpyArchiveWriter {
     /// Writes one array as a `.npy` file.
     package static func writeArray(_ array: NumpyArray, to path: String) throws(CheckpointError) {
         // The same bytes as the entry of an archive, without the archive around it.
-        let writer = try NumpyArchiveWriter(bare: path)
+        let writer = try NumpyArchiveWriter(arrayPath: path)
         try writer.add("array", array)
-        try writer.requireWhole()
-        try writer.file.commit()
+        try writer.finish()
     }
 
-    private init(bare path: String) throws(CheckpointError) {
+    /// Begins a `.npy` file of one array, whose name is not written.
+    package init(arrayPath path: String) throws(CheckpointError) {
         isBare = true
         file = try AtomicFile(path: path)
-    }
-}
-
-/// Rows of floats that wait on the disk until their number is known, without a name in the folder.
-///
-/// Several layers' features arrive batch by batch, and an archive holds them one layer after the other.
-package final class FloatRowSpool {
-    /// The extents of one row.
-    package let rowShape: Shape
-    /// Rows so far.
-    package private(set) var rowCount = 0
-    private let descriptor: Int32
-    private let path: String
-    private static let pieceCount = 1 << 18
-
-    /// Makes an empty spool in the folder of the file that will be written.
-    package init(besides path: String, rowShape: Shape) throws(CheckpointError) {
-        self.rowShape = rowShape
-        self.path = path
-        let folder = path.contains("/") ? String(path[..<(path.lastIndex(of: "/") ?? path.startIndex)]) + "/" : ""
-        var template = Array((folder + ".graft-rows-XXXXXX").utf8CString)
-        descriptor = mkstemp(&template)
-        guard descriptor >= 0 else {
-            throw .cannotWrite(file: path, operation: "create a file beside it", reason: errorText(errno))
-        }
-        // Without a name the file goes away by itself, however this process ends.
-        unlink(template)
-    }
-
-    deinit { if descriptor >= 0 { close(descriptor) } }
-
-    /// Adds whole rows.
-    package func append(_ values: [Float]) throws(CheckpointError) {
-        let width = rowShape.elementCount
-        guard width > 0, values.count.isMultiple(of: width) else {
-            throw .unsupported(
-                file: path, what: "rows of \(rowShape)", found: "\(values.count) elements", next: "append whole rows")
-        }
-        var done = 0
-        let total = values.count * 4
-        while done < total {
-            let result = values.withUnsafeBytes { bytes in
-                pwrite(
-                    descriptor, bytes.baseAddress.map { $0 + done }, total - done, off_t(rowCount * width * 4 + done))
-            }
-            if result < 0 {
-                let number = errno
-                if number == EINTR { continue }
-                throw .cannotWrite(file: path, operation: "write \(total) bytes beside it", reason: errorText(number))
-            }
-            done += result
-        }
-        rowCount += values.count / width
-    }
-
-    /// Hands out all elements in order, a piece at a time.
-    func forEachPiece(_ body: ([Float]) throws(CheckpointError) -> Void) throws(CheckpointError) {
-        let total = rowCount * rowShape.elementCount
-        var done = 0
-        while done < total {
-            let count = min(Self.pieceCount, total - done)
-            let piece: [Float] = try makeArray(count: count) { (buffer) throws(CheckpointError) in
-                var read = 0
-                while read < buffer.count {
-                    let result = pread(
-                        self.descriptor, buffer.baseAddress.map { $0 + read }, buffer.count - read,
-                        off_t(done * 4 + read))
-                    if result < 0, errno == EINTR { continue }
-                    guard result > 0 else {
-                        throw .cannotRead(
-                            file: self.path, operation: "read the rows kept beside it", reason: errorText(errno))
-                    }
-                    read += result
-                }
-            }
-            try body(piece)
-            done += count
-        }
     }
 }
 

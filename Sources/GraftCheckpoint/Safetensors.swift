@@ -1,7 +1,7 @@
 import GraftTensor
 
 /// Element types by their names in safetensors headers.
-enum SafetensorsType: String {
+package enum SafetensorsType: String, Sendable {
     case f64 = "F64"
     case f32 = "F32"
     case f16 = "F16"
@@ -252,30 +252,67 @@ package enum Safetensors {
         try file.commit()
     }
 
+    /// The same, and calls `beforeReplacing` when everything is written and the file is about to take its place.
+    package static func write(
+        _ state: StateDictionary, metadata: [String: String], to path: String, beforeReplacing: () throws -> Void
+    ) throws {
+        let file = try AtomicFile(path: path)
+        try write(
+            state.map { (name: $0.name, content: TensorContent($0.tensor)) }, metadata: metadata, into: file)
+        try beforeReplacing()
+        try file.commit()
+    }
+
     private static func write(
         _ tensors: [(name: String, content: TensorContent)], metadata: [String: String], into file: AtomicFile
     ) throws(CheckpointError) {
+        let order = try writeHeader(
+            tensors.map {
+                Description(name: $0.name, type: SafetensorsType($0.content.type), shape: $0.content.shape)
+            }, metadata: metadata, into: file)
+        let contents = Dictionary(tensors.map { ($0.name, $0.content) }) { first, _ in first }
+        for description in order { try contents[description.name]?.write(to: file) }
+    }
+
+    /// What the header says of a tensor, besides where its data lie.
+    package struct Description: Sendable {
+        package var name: String
+        package var type: SafetensorsType
+        package var shape: Shape
+
+        package init(name: String, type: SafetensorsType, shape: Shape) {
+            self.name = name
+            self.type = type
+            self.shape = shape
+        }
+
+        var byteCount: Int { shape.elementCount * type.elementType.byteCount }
+    }
+
+    /// Writes the header; the data must follow in the order that is returned.
+    fileprivate static func writeHeader(
+        _ tensors: [Description], metadata: [String: String], into file: AtomicFile
+    ) throws(CheckpointError) -> [Description] {
         guard !tensors.contains(where: { $0.name == metadataName }) else {
             throw .unsupported(
                 file: file.path, what: "safetensors", found: "a tensor named \(metadataName)", next: "rename it")
         }
-        let ordered = [8, 4, 2, 1].flatMap { width in tensors.filter { $0.content.type.byteCount == width } }
+        let ordered = [8, 4, 2, 1].flatMap { width in tensors.filter { $0.type.elementType.byteCount == width } }
         var ranges: [String: (begin: Int, end: Int)] = [:]
         var position = 0
-        for (name, tensor) in ordered {
-            let end = position + tensor.byteCount
-            ranges[name] = (position, end)
-            position = end
+        for tensor in ordered {
+            ranges[tensor.name] = (position, position + tensor.byteCount)
+            position += tensor.byteCount
         }
         var header = "{"
         if !metadata.isEmpty {
             header += "\(CheckpointWriter.quoted(metadataName)):\(CheckpointWriter.text(of: metadata))"
         }
-        for (name, tensor) in tensors {
-            guard let range = ranges[name] else { continue }
+        for tensor in tensors {
+            guard let range = ranges[tensor.name] else { continue }
             if header.utf8.count > 1 { header += "," }
             let shape = tensor.shape.dimensions.map(String.init).joined(separator: ",")
-            header += "\(CheckpointWriter.quoted(name)):{\"dtype\":\"\(SafetensorsType(tensor.type).rawValue)\","
+            header += "\(CheckpointWriter.quoted(tensor.name)):{\"dtype\":\"\(tensor.type.rawValue)\","
             header += "\"shape\":[\(shape)],\"data_offsets\":[\(range.begin),\(range.end)]}"
         }
         header += "}"
@@ -287,7 +324,40 @@ package enum Safetensors {
         }
         try file.write([UInt64(header.utf8.count).littleEndian])
         try file.write(header)
-        for (_, tensor) in ordered { try tensor.write(to: file) }
+        return ordered
+    }
+}
+
+/// Writes a safetensors file whose tensors need not fit in memory: shapes first, then the data in pieces.
+package final class SafetensorsWriter {
+    private let file: AtomicFile
+    private var missingByteCount: Int
+    /// The tensors in the order in which their data must be appended.
+    package let order: [Safetensors.Description]
+
+    /// Begins a file; the folder of `path` must exist. The file appears under its name with `finish`.
+    package init(
+        path: String, tensors: [Safetensors.Description], metadata: [String: String] = [:]
+    ) throws(CheckpointError) {
+        file = try AtomicFile(path: path)
+        order = try Safetensors.writeHeader(tensors, metadata: metadata, into: file)
+        missingByteCount = order.reduce(0) { $0 + $1.byteCount }
+    }
+
+    /// Adds elements, of the type of the tensor they belong to.
+    package func append<Element: BitwiseCopyable>(_ values: [Element]) throws(CheckpointError) {
+        missingByteCount -= values.count * MemoryLayout<Element>.stride
+        try file.write(values)
+    }
+
+    /// Puts the file in its place.
+    package func finish() throws(CheckpointError) {
+        guard missingByteCount == 0 else {
+            throw .unsupported(
+                file: file.path, what: "safetensors", found: "data of which \(missingByteCount) bytes are missing",
+                next: "append as many elements as the shapes say")
+        }
+        try file.commit()
     }
 }
 

@@ -70,10 +70,10 @@ extension Layer {
     fileprivate var inputCounts: ClosedRange<Int> {
         switch self {
         case .input: 0...0
-        case .convolution, .linear, .batchNormalization, .relu, .maxPooling, .averagePooling, .adaptiveAveragePooling,
-            .dropout, .flatten, .subsampleAndPad:
+        case .convolution, .linear, .batchNormalization, .relu, .activation, .maxPooling, .averagePooling,
+            .adaptiveAveragePooling, .dropout, .stochasticDepth, .flatten, .subsampleAndPad:
             1...1
-        case .add: 2...2
+        case .add, .channelScale: 2...2
         case .concatenation: 1...4096
         }
     }
@@ -116,11 +116,11 @@ extension Layer {
         case .averagePooling(let kernel, let stride, let padding): return window(kernel, stride, padding)
         case .adaptiveAveragePooling(let height, let width):
             return ranges(("its height", height, extents), ("its width", width, extents))
-        case .dropout(let rate): return (0..<1).contains(rate) ? nil : "its rate is \(rate)"
+        case .dropout(let rate), .stochasticDepth(let rate): return (0..<1).contains(rate) ? nil : "its rate is \(rate)"
         case .subsampleAndPad(let stride, let before, let after):
             return ranges(("its stride", stride, extents), ("its padding", before, 0...(1 << 20)))
                 ?? ranges(("its padding", after, 0...(1 << 20)))
-        case .relu, .add, .concatenation, .flatten: return nil
+        case .relu, .activation, .add, .concatenation, .channelScale, .flatten: return nil
         }
     }
 }

@@ -222,6 +222,7 @@ private struct GraphBuilder {
                 "BatchNormalization", name, [input] + operands, name,
                 [("epsilon", .float(epsilon)), ("momentum", .float(1 - momentum))])
         case .relu: node("Relu", name, [input], name, [])
+        case .activation(let function): activation(function, name, input)
         case .maxPooling(let kernel, let stride, let padding, let ceilMode):
             node(
                 "MaxPool", name, [input], name,
@@ -234,6 +235,9 @@ private struct GraphBuilder {
         case .adaptiveAveragePooling(let height, let width):
             average(name, input, shape, height, width)
         case .add: node("Add", name, inputs, name, [])
+        case .channelScale: node("Mul", name, inputs, name, [])
+        // It drops in training only.
+        case .stochasticDepth: node("Identity", name, [input], name, [])
         case .concatenation: node("Concat", name, inputs, name, [("axis", .number(1))])
         case .dropout(let rate):
             node("Dropout", name, [input, constant("\(name)/rate", [], [rate])], name, [])
@@ -248,6 +252,34 @@ private struct GraphBuilder {
             node("Slice", "\(name)/Slice", [input] + operands, "\(name)/subsampled", [])
             let pads = constant("\(name)/pads", [0, before, 0, 0, 0, after, 0, 0])
             node("Pad", name, ["\(name)/subsampled", pads], name, [])
+        }
+    }
+
+    /// An element-wise function, of operators that operator set 13 has.
+    private mutating func activation(_ function: Activation, _ name: String, _ input: String) {
+        func gated(_ gate: String, _ attributes: [(String, Attribute)]) {
+            node(gate, "\(name)/gate", [input], "\(name)/gate", attributes)
+            node("Mul", name, [input, "\(name)/gate"], name, [])
+        }
+        let hard: [(String, Attribute)] = [("alpha", .float(1 / 6)), ("beta", .float(0.5))]
+        switch function {
+        case .relu: node("Relu", name, [input], name, [])
+        case .relu6:
+            node("Clip", name, [input, constant("\(name)/low", [], [0]), constant("\(name)/high", [], [6])], name, [])
+        case .hardSigmoid: node("HardSigmoid", name, [input], name, hard)
+        case .hardSwish: gated("HardSigmoid", hard)
+        case .sigmoid: node("Sigmoid", name, [input], name, [])
+        case .silu: gated("Sigmoid", [])
+        case .gelu:
+            // x · ½ · (1 + erf(x / √2)).
+            let root = constant("\(name)/root", [], [Float(2).squareRoot()])
+            let one = constant("\(name)/one", [], [1])
+            let half = constant("\(name)/half", [], [0.5])
+            node("Div", "\(name)/Div", [input, root], "\(name)/scaled", [])
+            node("Erf", "\(name)/Erf", ["\(name)/scaled"], "\(name)/erf", [])
+            node("Add", "\(name)/Add", ["\(name)/erf", one], "\(name)/sum", [])
+            node("Mul", "\(name)/Mul", [input, "\(name)/sum"], "\(name)/double", [])
+            node("Mul", name, ["\(name)/double", half], name, [])
         }
     }
 

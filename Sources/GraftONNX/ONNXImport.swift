@@ -314,9 +314,10 @@ struct ONNXGraphReader {
         nodes.append(node)
         switch layer {
         case .flatten, .linear: flatness.append(true)
-        case .relu, .dropout, .add, .batchNormalization: flatness.append(inputs.contains { flatness[$0] })
+        case .relu, .activation, .dropout, .stochasticDepth, .add, .batchNormalization:
+            flatness.append(inputs.contains { flatness[$0] })
         case .input, .convolution, .maxPooling, .averagePooling, .adaptiveAveragePooling, .concatenation,
-            .subsampleAndPad:
+            .channelScale, .subsampleAndPad:
             flatness.append(false)
         }
         return nodes.count - 1
@@ -488,9 +489,10 @@ struct ONNXGraphReader {
             switch nodes[index].layer {
             case .linear(_, let count): return (nodes[index].name, count)
             case .convolution(let layer): return (nodes[index].name, layer.outputChannels)
-            case .relu, .dropout, .flatten, .adaptiveAveragePooling(1, 1): index = nodes[index].inputs.first ?? 0
+            case .relu, .activation, .dropout, .flatten, .adaptiveAveragePooling(1, 1):
+                index = nodes[index].inputs.first ?? 0
             case .input, .batchNormalization, .maxPooling, .averagePooling, .adaptiveAveragePooling, .add,
-                .concatenation, .subsampleAndPad:
+                .concatenation, .stochasticDepth, .channelScale, .subsampleAndPad:
                 index = 0
             }
         }

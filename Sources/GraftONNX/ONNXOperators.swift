@@ -20,7 +20,9 @@ enum ONNXOperators {
         },
         "ReduceMean": mean, "Add": add, "Sum": add, "Concat": concatenation, "Dropout": dropout, "Flatten": flatten,
         "Reshape": reshape, "Squeeze": squeeze, "Identity": identity, "Softmax": softmax, "LogSoftmax": softmax,
-        "Slice": slice, "Pad": pad,
+        "Slice": slice, "Pad": pad, "Mul": product, "HardSigmoid": hardSigmoid,
+        "Sigmoid": { try function(.sigmoid, &$0, $1) }, "HardSwish": { try function(.hardSwish, &$0, $1) },
+        "Gelu": gelu,
     ]
 
     private static let constants: [String: Operation] = [
@@ -178,10 +180,58 @@ enum ONNXOperators {
         let input = try reader.activation(node)
         let low = try reader.scalar(node, 1) ?? node.float("min", default: -.infinity)
         let high = try reader.scalar(node, 2) ?? node.float("max", default: .infinity)
-        guard low == 0, high >= .greatestFiniteMagnitude else {
-            throw NodeRefusal("it cuts off at \(low) and \(high); only a ReLU is read")
+        guard low == 0, high == 6 || high >= .greatestFiniteMagnitude else {
+            throw NodeRefusal("it cuts off at \(low) and \(high); only ReLU and ReLU6 are read")
         }
-        return .activation(try reader.addLayer(reader.layerName(node), .relu, [input]))
+        return .activation(
+            try reader.addLayer(reader.layerName(node), high == 6 ? .activation(.relu6) : .relu, [input]))
+    }
+
+    private static func function(
+        _ function: Activation, _ reader: inout ONNXGraphReader, _ node: ONNXNode
+    ) throws -> ONNXGraphReader.Value {
+        .activation(try reader.addLayer(reader.layerName(node), .activation(function), [reader.activation(node)]))
+    }
+
+    private static let hardSigmoid: Operation = { reader, node in
+        guard abs(node.float("alpha", default: 0.2) - 1 / 6) < 1e-6, node.float("beta", default: 0.5) == 0.5 else {
+            throw NodeRefusal("only PyTorch's (alpha 1/6, beta 0.5) is read")
+        }
+        return try function(.hardSigmoid, &reader, node)
+    }
+
+    private static let gelu: Operation = { reader, node in
+        guard node.text("approximate") ?? "none" == "none" else {
+            throw NodeRefusal("its approximation by tanh is not read")
+        }
+        return try function(.gelu, &reader, node)
+    }
+
+    /// A value times its own gate, or times one factor for each channel.
+    private static let product: Operation = { reader, node in
+        guard node.inputs.count == 2 else { throw NodeRefusal("it has \(node.inputs.count) inputs, not two") }
+        let operands = try [reader.activation(node, 0), reader.activation(node, 1)]
+        for (value, gate) in [(operands[0], operands[1]), (operands[1], operands[0])]
+        where reader.nodes[gate].inputs == [value] {
+            // The gate's layer is left out where nothing else reads it.
+            switch reader.nodes[gate].layer {
+            case .activation(.sigmoid):
+                return .activation(try reader.addLayer(reader.layerName(node), .activation(.silu), [value]))
+            case .activation(.hardSigmoid):
+                return .activation(try reader.addLayer(reader.layerName(node), .activation(.hardSwish), [value]))
+            default: break
+            }
+        }
+        for (value, factor) in [(operands[0], operands[1]), (operands[1], operands[0])] {
+            let shape = reader.shape(value)
+            guard reader.shape(factor) == ActivationShape(shape.batch, shape.channels, 1, 1),
+                reader.isFlat(value) == reader.isFlat(factor)
+            else { continue }
+            return .activation(try reader.addLayer(reader.layerName(node), .channelScale, [value, factor]))
+        }
+        throw NodeRefusal(
+            "it multiplies \(reader.shape(operands[0])) and \(reader.shape(operands[1])); gates (SiLU, hard-swish) and "
+                + "factors of channels are read")
     }
 
     private static func window(_ node: ONNXNode) throws(NodeRefusal) -> (kernel: Int, stride: Int) {

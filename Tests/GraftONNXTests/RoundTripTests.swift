@@ -24,6 +24,13 @@ import Testing
         x = graph.add("block.cat", .concatenation, inputs: [x, shortcut, x])
         x = graph.add("average", .averagePooling(kernel: 2, stride: 1, padding: 1), x)
         x = graph.add("drop", .dropout(rate: 0.25), x)
+        for function in [Activation.relu6, .silu, .hardSwish, .hardSigmoid, .sigmoid] {
+            x = graph.add("functions.\(function.rawValue)", .activation(function), x)
+        }
+        var gate = graph.add("se.avgpool", .adaptiveAveragePooling(height: 1, width: 1), x)
+        gate = graph.add("se.fc", .convolution(ConvolutionLayer(24, 24, kernel: 1, bias: true)), gate)
+        gate = graph.add("se.scale_activation", .activation(.sigmoid), gate)
+        x = graph.add("se.mul", .channelScale, x, gate)
         x = graph.add("avgpool", .adaptiveAveragePooling(height: 1, width: 1), x)
         x = graph.add("flatten", .flatten, x)
         x = graph.add("classifier.0", .linear(inputFeatures: 24, outputFeatures: 7), x)

@@ -1,5 +1,6 @@
 import GraftGraph
 import GraftTensor
+import GraftVision
 
 /// A network family's member: a name, a graph for any class count, and what belongs to it.
 ///
@@ -17,32 +18,26 @@ public struct Architecture: Sendable {
     public let classCount: Int
     /// The published table or paper of the architecture.
     public let source: String
+    /// The shorter side before the centre crop, as the published weights were evaluated; nil is 256/224 of the image
+    /// size, or the image size itself for networks of small pictures.
+    public internal(set) var resize: Int?
+    /// How pictures are resized for the published weights.
+    public internal(set) var interpolation = Interpolation.bilinear
+    /// What fresh parameters start from.
+    var initialization = Initialization.Rule.resNet
 
     /// Whether it comes from an ONNX file, and not from a table of this library.
-    public private(set) var isImported = false
+    public internal(set) var isImported = false
 
     let build: @Sendable (_ classCount: Int) -> Graph
-
-    init(
-        name: String, family: String, headName: String, imageSize: Int, classCount: Int, source: String,
-        isImported: Bool = false, build: @escaping @Sendable (_ classCount: Int) -> Graph
-    ) {
-        self.name = name
-        self.family = family
-        self.headName = headName
-        self.imageSize = imageSize
-        self.classCount = classCount
-        self.source = source
-        self.isImported = isImported
-        self.build = build
-    }
 
     /// The graph with a head of `classCount` classes.
     func graph(classCount: Int) -> Graph { build(classCount) }
 
     /// Every architecture, by family and size.
     public static let all: [Architecture] =
-        resNets + vggs + alexNets + squeezeNets + cifarResNets
+        resNets + vggs + alexNets + squeezeNets + mobileNetV2s + mobileNetV3s + denseNets + efficientNets + regNets
+        + cifarResNets
 
     /// The architecture of a name.
     ///

@@ -34,7 +34,7 @@ extension Architecture {
     ) {
         self.init(
             name: name, family: "ONNX", headName: headName, imageSize: imageSize, classCount: classCount,
-            source: source, isImported: true
+            source: source
         ) { classCount in
             guard let head = graph.nodes.firstIndex(where: { $0.name == headName }) else { return graph }
             switch graph.nodes[head].layer {
@@ -46,6 +46,7 @@ extension Architecture {
             default: return graph
             }
         }
+        isImported = true
     }
 
     /// What `--model` and a weights file's own metadata say together.
@@ -164,7 +165,7 @@ extension Model {
             let source = node.inputs.first ?? index
             let isIdle =
                 switch node.layer {
-                case .dropout: true
+                case .dropout, .stochasticDepth: true
                 case .adaptiveAveragePooling: shapes[index] == shapes[source] && shapes[index].pixelCount > 1
                 default: false
                 }

@@ -1,4 +1,5 @@
 import Foundation
+import Graft
 
 /// A change of the trainable set during training: `5:layer3`.
 struct UnfreezeRequest: Hashable, Sendable {
@@ -40,6 +41,15 @@ extension ValueKind where Value == String {
         ValueKind(
             words.joined(separator: "|"), expectation: "one of " + words.joined(separator: ", "), choices: words
         ) { words.contains($0) ? $0 : nil }
+    }
+}
+
+extension ValueKind where Value == WeightsSource {
+    /// A path, `hub` or an address.
+    static var weights: ValueKind {
+        ValueKind("F|hub|URL", expectation: "a path, hub or an https address") {
+            $0.isEmpty ? nil : WeightsSource($0)
+        }
     }
 }
 

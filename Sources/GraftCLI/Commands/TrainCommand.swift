@@ -4,7 +4,17 @@ import Graft
 enum TrainCommand {
     static let out = Argument.required(
         "out", .path("RUN"), placeholderValue: "",
-        help: "Folder of the run: last.safetensors, best.safetensors, steps.csv, epochs.csv.")
+        help:
+            "Folder of the run: last.safetensors, best.safetensors, state.safetensors, steps.csv, epochs.csv."
+    )
+    static let resume = Argument.flag(
+        "resume",
+        help:
+            "Go on with the run in --out as if it had never stopped; its options and images need not be named again."
+    )
+    static let saveEvery = Argument.option(
+        "save-every", .number("SECONDS"), default: 60, shownAs: "60",
+        help: "Write the state that --resume goes on from at most every so many seconds.")
 
     static let epochs = Argument.option("epochs", .wholeNumber(atLeast: 1), default: 10, help: "Passes over the data.")
     static let steps = Argument.optional(
@@ -59,19 +69,23 @@ enum TrainCommand {
         summary: "Fine-tune a network on a folder of images.",
         discussion: """
             With --weights and without --freeze, the backbone is frozen and the head is trained. Weights and tables \
-            are written behind every epoch; Ctrl-C saves them and ends.
+            are written behind every epoch; Ctrl-C saves them and ends. After that, a kill or a power cut, --resume goes \
+            on and ends with the same bytes as a run that was never interrupted. It takes the options that the run began \
+            with; only --threads, --cache, --save-every, the output options, and a larger number of epochs or steps may differ.
             """,
         examples: [
             "graft train photos --model resnet18 --weights resnet18.pth --out runs/a",
             "graft train photos --model resnet18 --weights resnet18.pth --out runs/b \\",
             "      --unfreeze-at 5:layer3 --epochs 10",
+            "graft train --resume --out runs/b",
         ],
         groups: [
             ArgumentGroup("Data", [Shared.data, validation, validationSplit, Shared.list, Shared.limit]),
             ArgumentGroup(
                 "Model",
                 [
-                    Shared.modelOfWeights, Shared.weights, TrainableSet.headWeights, TrainableSet.classes,
+                    Shared.modelOfWeights, Shared.weights, Shared.offline, TrainableSet.headWeights,
+                    TrainableSet.classes,
                     Shared.classesFile,
                 ]),
             ArgumentGroup(
@@ -88,54 +102,90 @@ enum TrainCommand {
                 ]),
             Shared.imageGroup,
             Shared.runGroup(seeded: true),
-            ArgumentGroup("Output", [out, Shared.quiet, Shared.json]),
+            ArgumentGroup("Output", [out, resume, saveEvery, Shared.quiet, Shared.json]),
         ],
+        waived: { $0[resume] ? [Shared.data.name] : [] },
         validate: { values throws(UsageError) in
-            if values[Shared.modelOfWeights] == nil, values[Shared.weights] == nil {
-                throw UsageError(
-                    "missing --model MODEL; `graft models` lists them, and a --weights file may name its own")
-            }
-            if values.isGiven(validation), values.isGiven(validationSplit) {
-                throw UsageError("--val and --val-split exclude each other; give one of them")
-            }
-            let optimizerName = values[optimizer]
-            for argument in [momentum as any AnyArgument, nesterov]
-            where optimizerName != "sgd" && values.isGiven(argument) {
-                throw UsageError(
-                    "\(argument.display) does not apply to --optimizer \(optimizerName), only to --optimizer sgd")
-            }
-            if values.isGiven(cachedViews) {
-                guard values[augment] != "none" else {
-                    throw UsageError("--cached-views needs --augment flip or standard")
-                }
-                guard values[cache] != "disk" else {
-                    throw UsageError(
-                        "--cached-views keeps views in memory and does not apply to --cache disk; leave one of them out"
-                    )
-                }
-            }
-            if values.isGiven(cacheLimit), ["memory", "off"].contains(values[cache]) {
-                throw UsageError(
-                    "\(cacheLimit.display) is about the disk and does not apply to --cache \(values[cache])")
-            }
-            if values[nesterov], values[momentum] == 0 {
-                throw UsageError("--nesterov needs a --momentum above 0, found 0")
-            }
+            // A resumed run's other options are in its state.
+            if !values[resume] { try checkTogether(values) }
         },
         run: run)
 
+    /// Conditions between arguments.
+    static func checkTogether(_ values: ArgumentValues) throws(UsageError) {
+        if values[Shared.modelOfWeights] == nil, values[Shared.weights] == nil {
+            throw UsageError(
+                "missing --model MODEL; `graft models` lists them, and a --weights file may name its own")
+        }
+        if values.isGiven(validation), values.isGiven(validationSplit) {
+            throw UsageError("--val and --val-split exclude each other; give one of them")
+        }
+        let optimizerName = values[optimizer]
+        for argument in [momentum as any AnyArgument, nesterov]
+        where optimizerName != "sgd" && values.isGiven(argument) {
+            throw UsageError(
+                "\(argument.display) does not apply to --optimizer \(optimizerName), only to --optimizer sgd"
+            )
+        }
+        if values.isGiven(cachedViews) {
+            guard values[augment] != "none" else {
+                throw UsageError("--cached-views needs --augment flip or standard")
+            }
+            guard values[cache] != "disk" else {
+                throw UsageError(
+                    "--cached-views keeps views in memory and does not apply to --cache disk; leave one of them out"
+                )
+            }
+        }
+        if values.isGiven(cacheLimit), ["memory", "off"].contains(values[cache]) {
+            throw UsageError(
+                "\(cacheLimit.display) is about the disk and does not apply to --cache \(values[cache])")
+        }
+        if values[nesterov], values[momentum] == 0 {
+            throw UsageError("--nesterov needs a --momentum above 0, found 0")
+        }
+    }
+
     private static func run(_ values: ArgumentValues) throws {
-        let images = try DataRequest.training(values)
+        guard values[resume] else { return try run(values, resuming: nil) }
+        if let resumed = try ResumedRun(values) {
+            if resumed.isFinished { return try resumed.printFinished() }
+            return try run(resumed.values, resuming: resumed.state)
+        }
+        guard values.isGiven(Shared.data), values.isGiven(Shared.modelOfWeights) || values.isGiven(Shared.weights),
+            !RunFolder.holdsEarlierRun(values[out])
+        else {
+            throw CommandFailure(
+                .noInput,
+                "\(values[out]) holds no state to resume a run from; start one without --resume, or check --out"
+            )
+        }
+        // One command line may start a run and go on with it.
+        try checkTogether(values)
+        NetworkRequest.note("\(values[out]) holds nothing to resume yet: the run begins", values)
+        try run(values, resuming: nil)
+    }
+
+    /// The network before the first step.
+    private static func freshNetwork(_ values: ArgumentValues, _ images: ImageDataset) throws -> Model {
         var network = try NetworkRequest.model(
-            named: values[Shared.modelOfWeights], weights: values[Shared.weights], seed: values[Shared.seed])
+            named: values[Shared.modelOfWeights], weights: values[Shared.weights], values, seed: values[Shared.seed])
         NetworkRequest.announceLoading(network, values)
         try NetworkRequest.applyImages(&network, values)
         let classCount =
-            try values[TrainableSet.classes] ?? DataRequest.classNames(values)?.count ?? images.training.classes.count
+            try values[TrainableSet.classes] ?? DataRequest.classNames(values)?.count
+            ?? images.classes.count
         if classCount != network.classCount {
             try network.replaceHead(classCount: classCount, seed: values[Shared.seed])
         }
         if let path = values[TrainableSet.headWeights] { try network.load(tensorsFrom: path) }
+        return network
+    }
+
+    private static func run(_ values: ArgumentValues, resuming state: TrainingState?) throws {
+        let images = try DataRequest.training(values)
+        // The state has the weights, whatever became of the file they once came from.
+        var network = try state?.model() ?? freshNetwork(values, images.training)
         let (training, validationImages) = try DataRequest.align(
             images.training, images.validation, with: &network, values)
         try NetworkRequest.freeze(&network, values)
@@ -146,7 +196,15 @@ enum TrainCommand {
         }
 
         let folder = try RunFolder(values[out])
-        if folder.holdsEarlierRun {
+        try folder.lock()
+        if let state {
+            for warning in try folder.resume(state) { Console.warning(warning) }
+            if !state.isOfThisBuild {
+                Console.warning(
+                    "the run was begun by another build of graft; the last bits of its results may differ from here on"
+                )
+            }
+        } else if folder.holdsEarlierRun {
             Console.warning("\(values[out]) holds an earlier run; this one replaces its files")
         }
         let trainer = try Trainer(
@@ -156,20 +214,28 @@ enum TrainCommand {
         NetworkRequest.announce(trainer.deviceDescription, trainer.deviceNotes, values)
         let trainableCount = network.trainable.count
         NetworkRequest.note(
-            "\(network.architecture.name), \(classCount) classes; \(training.count) images to train on"
+            "\(network.architecture.name), \(network.classCount) classes; \(training.count) images to train on"
                 + (validationImages.map { ", \($0.count) to validate on" } ?? "")
                 + "; \(trainableCount) of \(network.parameterNames.count) parameter tensors are trainable", values)
 
         let options = fitOptions(values)
         let report = TrainingReport(
-            folder: folder, trainer: trainer, imageCount: training.count, options: options, values)
+            folder: folder, trainer: trainer, imageCount: training.count, options: options,
+            resuming: state, values)
+        if let state {
+            NetworkRequest.note(
+                "resumed behind step \(state.stepCount), in epoch \(state.epoch + 1)/\(options.epochs)",
+                values)
+        }
         do {
-            let epochs = try Interruption.deferred {
-                try trainer.fit(training, validation: validationImages, options: options, onEvent: report.receive)
+            try Interruption.deferred {
+                _ = try trainer.fit(
+                    training, validation: validationImages, options: options, resuming: state,
+                    onEvent: report.receive)
             }
             report.finish()
             try report.save()
-            try report.printResult(epochs)
+            try report.printResult()
         } catch GraftError.interrupted {
             report.finish()
             guard trainer.stepCount > 0 else {
@@ -178,7 +244,8 @@ enum TrainCommand {
             try report.save()
             throw CommandFailure(
                 .interrupted,
-                "interrupted after step \(trainer.stepCount); \(values[out]) holds the weights and tables so far")
+                "interrupted after step \(trainer.stepCount); \(values[out]) holds the weights and tables so far; "
+                    + "`graft train --resume --out \(values[out])` goes on")
         } catch {
             report.finish()
             throw error
@@ -222,6 +289,7 @@ enum TrainCommand {
         options.cachedViews = values[cachedViews]
         options.cache = CachePolicy(rawValue: values[cache]) ?? .auto
         options.cacheLimit = values[cacheLimit]
+        options.stateIntervalSeconds = values[saveEvery]
         options.isCancelled = { Interruption.isRequested }
         return options
     }

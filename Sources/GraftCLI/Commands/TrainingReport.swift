@@ -10,8 +10,14 @@ final class TrainingReport {
     private var progress: ProgressLine?
     private var seenInEpoch = 0
     private var epoch = -1
+    private let state: TrainingState?
 
-    init(folder: RunFolder, trainer: Trainer, imageCount: Int, options: FitOptions, _ values: ArgumentValues) {
+    init(
+        folder: RunFolder, trainer: Trainer, imageCount: Int, options: FitOptions,
+        resuming state: TrainingState?,
+        _ values: ArgumentValues
+    ) {
+        self.state = state
         self.folder = folder
         self.trainer = trainer
         self.imageCount = imageCount
@@ -23,6 +29,7 @@ final class TrainingReport {
     func receive(_ event: TrainingEvent) throws {
         switch event {
         case .prepared(let byteCount, let stepsPerEpoch):
+            if state == nil { try folder.removeOlderState() }
             note("\(formatBytes(byteCount)) on the device, \(stepsPerEpoch) steps an epoch")
         case .caching(let report):
             note(
@@ -45,7 +52,7 @@ final class TrainingReport {
         case .step(let record):
             if record.epoch != epoch {
                 epoch = record.epoch
-                seenInEpoch = 0
+                seenInEpoch = state.map { $0.epoch == epoch && !$0.isEpochFinished ? $0.position : 0 } ?? 0
                 progress = ProgressLine(
                     "epoch \(epoch + 1)/\(options.epochs)", total: imageCount, unit: "images",
                     isQuiet: values[Shared.quiet])
@@ -60,6 +67,9 @@ final class TrainingReport {
             finish()
             try folder.finish(record, model: try trainer.model())
             note(line(record))
+        case .state(var state):
+            state.notes[ResumedRun.argumentsNote] = try ResumedRun.text(of: values)
+            try folder.save(state)
         }
     }
 
@@ -77,32 +87,41 @@ final class TrainingReport {
     func save() throws { try folder.save(try trainer.model()) }
 
     /// The result on standard output.
-    func printResult(_ epochs: [EpochRecord]) throws {
+    func printResult() throws {
         let model = try trainer.model()
+        let epochs = folder.epochs
         if values[Shared.json] {
-            let entries = epochs.map { record -> JSON in
-                [
-                    "epoch": .integer(record.epoch), "train_loss": .number(record.trainLoss),
-                    "train_accuracy": .number(record.trainAccuracy), "val_loss": .optional(record.validation?.loss),
-                    "val_accuracy": .optional(record.validation?.top1), "seconds": .number(record.seconds),
-                ]
-            }
+            let entries = epochs.map(Self.json)
             let result: JSON = [
                 "model": .string(model.architecture.name), "classes": .integer(model.classCount),
                 "device": .string(trainer.deviceDescription.selector), "steps": .integer(trainer.stepCount),
-                "epochs": .array(entries), "best_val_accuracy": .optional(epochs.compactMap(\.validation?.top1).max()),
+                "epochs": .array(entries),
+                "best_val_accuracy": .optional(epochs.compactMap(\.validationAccuracy).max()),
                 "digest": .string(try model.digest()), "run": .string(folder.path),
+                "resumed_behind_step": state.map { JSON.integer($0.stepCount) } ?? .null,
             ]
             try Console.result(result.pretty() + "\n")
             return
         }
         var text = "\(trainer.stepCount) steps"
         if let last = epochs.last {
-            text += ", train loss \(fixed(last.trainLoss, 4)), train accuracy \(percent(last.trainAccuracy))"
-            if let validation = last.validation { text += ", val accuracy \(percent(validation.top1))" }
+            text +=
+                ", train loss \(fixed(last.trainLoss, 4)), train accuracy \(percent(last.trainAccuracy))"
+            if let accuracy = last.validationAccuracy { text += ", val accuracy \(percent(accuracy))" }
         }
-        if let best = epochs.compactMap(\.validation?.top1).max() { text += " (best \(percent(best)))" }
-        try Console.result(text + "\n\(folder.path)/last.safetensors\n\(folder.path)/best.safetensors\n")
+        if let best = epochs.compactMap(\.validationAccuracy).max() {
+            text += " (best \(percent(best)))"
+        }
+        try Console.result(
+            text + "\n\(folder.path)/last.safetensors\n\(folder.path)/best.safetensors\n")
+    }
+
+    static func json(_ record: RunFolder.EpochSummary) -> JSON {
+        [
+            "epoch": .integer(record.epoch), "train_loss": .number(record.trainLoss),
+            "train_accuracy": .number(record.trainAccuracy), "val_loss": .optional(record.validationLoss),
+            "val_accuracy": .optional(record.validationAccuracy), "seconds": .number(record.seconds),
+        ]
     }
 
     private func line(_ record: EpochRecord) -> String {
