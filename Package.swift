@@ -53,18 +53,18 @@ var targets: [Target] = [
     .target(name: "GraftCheckpoint", dependencies: ["GraftTensor", "CSystemSupport"]),
     .target(name: "GraftONNX", dependencies: ["GraftTensor", "GraftGraph"]),
     .target(name: "GraftVision", dependencies: ["GraftTensor", "CImageCodecs"]),
+    .target(name: "BackendConformance", dependencies: ["GraftTensor", "GraftGraph"]),
     .target(
         name: "Graft",
         dependencies: [
-            "GraftTensor", "GraftGraph", "GraftCPU", "GraftCheckpoint", "GraftONNX", "GraftVision", "CSystemSupport",
+            "GraftTensor", "GraftGraph", "BackendConformance", "GraftCPU", "GraftCheckpoint", "GraftONNX",
+            "GraftVision", "CSystemSupport",
             "CDemoWeights", .target(name: "GraftOpenCL", condition: .when(traits: ["OpenCL"])),
         ],
         exclude: ["Demo/make-weights.sh"]),
     .executableTarget(name: "GraftCLI", dependencies: ["Graft"]),
 
     // Tests
-    .target(
-        name: "BackendConformance", dependencies: ["GraftTensor", "GraftGraph"], path: "Tests/BackendConformance"),
     .executableTarget(
         name: "GraftConformance",
         dependencies: [
@@ -86,7 +86,10 @@ var targets: [Target] = [
         name: "GraftVisionTests", dependencies: ["GraftVision", "GraftTensor", "CSystemSupport"], exclude: ["Golden"]),
     .testTarget(
         name: "GraftTests",
-        dependencies: ["Graft", "GraftGraph", "GraftTensor", "GraftCheckpoint", "GraftVision", "LoopbackServer"],
+        dependencies: [
+            "Graft", "GraftCPU", "GraftGraph", "GraftTensor", "GraftCheckpoint", "GraftVision", "BackendConformance",
+            "LoopbackServer",
+        ],
         exclude: ["Fixtures"]),
     .testTarget(name: "CLITests", dependencies: ["GraftTensor", "GraftCheckpoint", "GraftVision", "LoopbackServer"]),
     .testTarget(name: "LayeringTests"),

@@ -89,12 +89,13 @@ final class DataFingerprint: Sendable {
         let sample = data.samples[index]
         let digest = SHA256Digest()
         digest.update("\(sample.path.utf8.count):\(sample.path)\(sample.label):")
-        data.withContent(of: index, workspace: workspace) { content in
+        try data.withContent(of: index, workspace: workspace) { content in
             switch content {
             case .file(let bytes): digest.update(bytes)
             case .image(let image):
                 digest.update("\(image.width) \(image.height)\n")
                 digest.update(image.pixels)
+            case .identity(let text): digest.update("identity \(text)")
             case nil: digest.update("it cannot be read")
             }
         }

@@ -1,6 +1,7 @@
 import Foundation
 import GraftCPU
 import GraftGraph
+import GraftTensor
 
 #if OpenCL
     import GraftOpenCL
@@ -18,12 +19,15 @@ public struct Device: Sendable, Hashable {
     /// Whether every convolution is summed directly. Otherwise 3×3 convolutions may use Winograd's transforms, whose
     /// float32 error is a few times larger (the article "Devices" has figures).
     public let isExact: Bool
+    /// Whether a device may run kernels that failed in an examination (``DeviceExamination``, `graft doctor`).
+    public let isTrusted: Bool
 
     /// Makes a choice; it is checked when something computes.
-    public init(_ selector: String, threadCount: Int? = nil, isExact: Bool = false) {
+    public init(_ selector: String, threadCount: Int? = nil, isExact: Bool = false, isTrusted: Bool = false) {
         self.selector = selector
         self.threadCount = threadCount
         self.isExact = isExact
+        self.isTrusted = isTrusted
     }
 
     /// The best device there is; see ``Device``.
@@ -65,22 +69,40 @@ public struct Device: Sendable, Hashable {
         let backend: any DeviceBackend
         let isExact: Bool
         let reason: String
-        let warning: String?
+        var warning: String?
     }
 
-    /// Opens the device.
+    /// Opens the device for programs of some primitives.
     ///
+    /// - Parameters:
+    ///   - primitives: what the programs will run; a device of which an examination found that one of them fails is refused,
+    ///     unless it is trusted. Empty for none.
+    ///   - verdicts: what examinations found.
+    /// - Returns: the backend, why it was chosen, and what had to be passed over.
     /// - Throws: `DeviceError.unavailable` when a device was asked for by name and cannot be used. Under `auto`
     ///   that becomes a warning and the next best device.
-    func open() throws -> Opened {
+    func open(
+        running primitives: Set<Primitive.Kind>, verdicts: DeviceVerdicts? = .standard
+    ) throws -> Opened {
+        func refusal(_ backend: any DeviceBackend) throws -> String? {
+            isTrusted ? nil : try verdicts?.refusal(of: backend, running: primitives)
+        }
+        func named(_ backend: any DeviceBackend, reason: String) throws -> Opened {
+            if let refusal = try refusal(backend) {
+                let description = backend.description
+                throw DeviceError.unavailable(
+                    "\(description.selector) (\(description.name)) is not used: \(refusal). Choose another device; or "
+                        + "examine it again after a change of its driver, with `graft doctor --device "
+                        + "\(description.selector)`; or compute on it all the same, with --trust-device.")
+            }
+            return Opened(backend: backend, isExact: isExact, reason: reason, warning: nil)
+        }
         if let threadCount, threadCount < 1 {
             throw GraftError.invalidArgument("--threads \(threadCount) must be at least 1")
         }
         switch selector.lowercased() {
         case "cpu":
-            return Opened(
-                backend: try CPUBackend(threadCount: threadCount), isExact: isExact, reason: "asked for by name",
-                warning: nil)
+            return try named(try CPUBackend(threadCount: threadCount), reason: "asked for by name")
         case "auto":
             var warning: String?
             #if OpenCL
@@ -90,6 +112,10 @@ public struct Device: Sendable, Hashable {
                     do {
                         let backend = try OpenCLBackend(entry)
                         try backend.probe()
+                        if let refusal = try refusal(backend) {
+                            failures.append("\(entry.description.selector) (\(entry.description.name)): \(refusal)")
+                            continue
+                        }
                         return Opened(
                             backend: backend, isExact: isExact,
                             reason: "the best of \(catalog.entries.count) OpenCL device(s)",
@@ -102,19 +128,20 @@ public struct Device: Sendable, Hashable {
                 warning =
                     "no OpenCL device can be used (\(warning ?? "none found")); computing in pure Swift on the processor"
             #endif
-            return Opened(
-                backend: try CPUBackend(threadCount: threadCount), isExact: isExact,
-                reason: "no OpenCL device can be used",
-                warning: warning)
+            var opened = try named(
+                try CPUBackend(threadCount: threadCount), reason: "no OpenCL device can be used")
+            opened.warning = warning
+            return opened
         default:
             #if OpenCL
                 let entry = try DeviceCatalog.current.select(selector)
-                return Opened(
-                    backend: try OpenCLBackend(entry), isExact: isExact, reason: "asked for as \"\(selector)\"",
-                    warning: nil)
+                return try named(try OpenCLBackend(entry), reason: "asked for as \"\(selector)\"")
             #else
                 throw DeviceError.unavailable(
-                    "there is no device \"\(selector)\": this build has no OpenCL support; the only device is cpu")
+                    "there is no device \"\(selector)\": this build has no OpenCL support; the only device is cpu"
+                        + (nearMatches(to: selector, in: ["auto", "cpu"], limit: 1).first.map {
+                            ", did you mean \"\($0)\"?"
+                        } ?? ""))
             #endif
         }
     }

@@ -51,7 +51,8 @@ public final class FeatureExtractor {
         self.model = model
         self.layers = layers
         self.pooling = pooling
-        opened = try device.open()
+        opened = try device.open(
+            running: Self.primitives(of: model, layers: layers, isExact: device.isExact))
         expectedBatchSizes = batchSizes
         // Before anyone decodes a batch that the device has no room for.
         if let largest = batchSizes.max() {
@@ -62,6 +63,19 @@ public final class FeatureExtractor {
                     .pixels(mean: model.preprocessing.mean, deviation: model.preprocessing.standardDeviation),
                     height: size, width: size), backend: opened.backend)
         }
+    }
+
+    /// What the extraction runs.
+    private static func primitives(of model: Model, layers: [String], isExact: Bool) -> Set<Primitive.Kind> {
+        let preprocessing = model.preprocessing
+        let size = preprocessing.imageSize
+        var options = LoweringOptions(
+            batch: 32, height: size, width: size, mode: .inference,
+            input: .pixels(mean: preprocessing.mean, deviation: preprocessing.standardDeviation))
+        options.outputs = layers
+        options.allowsWinograd = !isExact
+        // A network that cannot be lowered says why when it is to run.
+        return Set((try? Program(model.graph, options))?.instructions.map(\.primitive.kind) ?? [])
     }
 
     private func loweringOptions(_ input: LoweringOptions.Input, height: Int, width: Int) -> LoweringOptions {

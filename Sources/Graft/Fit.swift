@@ -490,7 +490,7 @@ extension Trainer {
 
 extension [String] {
     /// The names, and numbers for classes of the head that have none.
-    func padded(to count: Int) -> [String] {
+    package func padded(to count: Int) -> [String] {
         self + (self.count..<Swift.max(count, self.count)).map { "class \($0)" }
     }
 }

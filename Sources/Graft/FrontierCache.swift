@@ -99,6 +99,8 @@ final class DiskRows: FrontierRows, Sendable {
     private static func digest(_ content: ImageContent) throws -> ContentDigest {
         switch content {
         case .file(let bytes): return try ContentDigest(of: bytes)
+        case .identity(let text):
+            return try Array("graft identity\n\(text)".utf8).withUnsafeBytes { try ContentDigest(of: $0) }
         case .image(let image):
             // Neither a file's content nor another shape of the same bytes.
             let shape = Array("graft picture \(image.width) \(image.height)\n".utf8)

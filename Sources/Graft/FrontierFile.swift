@@ -1,5 +1,6 @@
 import Foundation
 import GraftCheckpoint
+import GraftTensor
 import Synchronization
 
 /// What identifies an image's content: 32 bytes of SHA-256.
@@ -82,7 +83,7 @@ final class FrontierFile: Sendable {
         do {
             try FileManager.default.createDirectory(at: folder, withIntermediateDirectories: true)
         } catch {
-            throw .failed("\(folder.path) cannot be made: \(error.localizedDescription)")
+            throw .failed("\(folder.path) cannot be made: \(GraftTensor.systemReason(of: error))")
         }
         let path = folder.appending(path: key + Self.suffix).path
         let opened = try Self.openLocked(path, makes: true)

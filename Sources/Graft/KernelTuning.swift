@@ -1,5 +1,6 @@
 import Foundation
 import GraftGraph
+import GraftTensor
 
 #if OpenCL
     import GraftOpenCL
@@ -65,7 +66,7 @@ public enum KernelTuning {
         guard seconds.isFinite, seconds > 0 else {
             throw GraftError.invalidArgument("--seconds \(seconds): expected a number above 0")
         }
-        let opened = try device.open()
+        let opened = try device.open(running: [])
         let description = opened.backend.description
         // A processor takes seconds for what a GPU does in a millisecond.
         let batchSize = description.type == "CPU" ? 1 : 16
@@ -88,7 +89,7 @@ public enum KernelTuning {
                     try store.store(report, key: key)
                 } catch {
                     throw GraftError.outputFailed(
-                        "\(path) cannot be written: \(error.localizedDescription); set GRAFT_CACHE to another folder")
+                        "\(path) cannot be written: \(systemReason(of: error)); set GRAFT_CACHE to another folder")
                 }
                 return result(report.rows.map(Row.init), skipped: report.skipped.count, path: path)
             }

@@ -28,6 +28,7 @@ struct ModelMetadata {
         var entries = Self.entries(
             architecture: model.architecture.name, preprocessing: model.preprocessing, digest: digest)
         entries["format"] = "pt"
+        if model.architecture.isImported { entries[Key.graph] = try GraphDescription.text(of: model) }
         if let names = model.classNames {
             let data = try JSONSerialization.data(withJSONObject: names)
             entries[Key.classNames] = String(decoding: data, as: UTF8.self)
@@ -48,7 +49,6 @@ struct ModelMetadata {
             Key.exif: preprocessing.exif.rawValue,
             Key.digest: digest,
         ]
-        if model.architecture.isImported { entries[Key.graph] = try GraphDescription.text(of: model) }
     }
 
     /// SHA-256 over the tensors.

@@ -1,5 +1,6 @@
 import Foundation
 import GraftCheckpoint
+import GraftTensor
 
 /// The folder of one training run: weights, state and tables, each written so that a crash leaves the older file.
 ///
@@ -58,7 +59,7 @@ public final class RunFolder {
             try FileManager.default.createDirectory(atPath: path, withIntermediateDirectories: true)
         } catch {
             throw GraftError.outputFailed(
-                "cannot create the folder \(path): \(error.localizedDescription); choose another --out")
+                "cannot create the folder \(path): \(systemReason(of: error)); choose another --out")
         }
         guard FileManager.default.isWritableFile(atPath: path) else {
             throw GraftError.outputFailed("the folder \(path) cannot be written; choose another --out")
@@ -145,7 +146,7 @@ public final class RunFolder {
         guard FileManager.default.fileExists(atPath: file(name)) else { return }
         do { try FileManager.default.removeItem(atPath: file(name)) } catch {
             throw GraftError.outputFailed(
-                "cannot remove the older run's \(file(name)): \(error.localizedDescription)")
+                "cannot remove the older run's \(file(name)): \(systemReason(of: error))")
         }
     }
 

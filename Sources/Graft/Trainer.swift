@@ -84,7 +84,34 @@ public final class Trainer {
         usesDropout = dropout
         hostModel = model
         cohorts = [Cohort(names: model.parameterNames.filter(model.trainable.contains), steps: 0)]
-        opened = try device.open()
+        opened = try device.open(
+            running: Self.primitives(
+                of: model, loss: loss, optimizer: optimizer, frozenStatistics: frozenStatistics, dropout: dropout,
+                isExact: device.isExact))
+    }
+
+    /// What training and evaluating a model may run, now and after any unfreezing.
+    private static func primitives(
+        of model: Model, loss: Loss, optimizer: Optimizer, frozenStatistics: FrozenStatistics, dropout: Bool,
+        isExact: Bool
+    ) -> Set<Primitive.Kind> {
+        var options = loweringOptions(
+            of: model, loss: loss, optimizer: optimizer, frozenStatistics: frozenStatistics, dropout: dropout,
+            isExact: isExact)
+        options.batch = 32
+        var kinds: Set<Primitive.Kind> = []
+        func add(_ options: LoweringOptions) {
+            // A network that cannot be lowered says why when it is to run.
+            guard let program = try? Program(model.graph, options) else { return }
+            kinds.formUnion(program.instructions.map(\.primitive.kind))
+        }
+        for names in [model.parameterNames.filter(model.trainable.contains), model.parameterNames] {
+            options.cohorts = [names]
+            add(options)
+        }
+        options.mode = .inference
+        add(options)
+        return kinds
     }
 
     /// The model with the weights as they are now.
@@ -206,16 +233,26 @@ public final class Trainer {
     // MARK: Engine
 
     private var loweringOptions: LoweringOptions {
-        let preprocessing = hostModel.preprocessing
+        var options = Self.loweringOptions(
+            of: hostModel, loss: loss, optimizer: optimizer, frozenStatistics: frozenStatistics, dropout: usesDropout,
+            isExact: opened.isExact)
+        options.cohorts = cohorts.map(\.names)
+        return options
+    }
+
+    private static func loweringOptions(
+        of model: Model, loss: Loss, optimizer: Optimizer, frozenStatistics: FrozenStatistics, dropout: Bool,
+        isExact: Bool
+    ) -> LoweringOptions {
+        let preprocessing = model.preprocessing
         let size = preprocessing.imageSize
         var options = LoweringOptions(
             batch: 0, height: size, width: size, mode: .training,
             input: .pixels(mean: preprocessing.mean, deviation: preprocessing.standardDeviation))
-        options.cohorts = cohorts.map(\.names)
         options.frozenStatistics = frozenStatistics
-        options.dropout = usesDropout
+        options.dropout = dropout
         options.optimizer = optimizer.rule
-        options.allowsWinograd = !opened.isExact
+        options.allowsWinograd = !isExact
         if case .crossEntropy(let smoothing) = loss { options.labelSmoothing = Float(smoothing) }
         return options
     }

@@ -56,8 +56,8 @@ extension CommandFailure {
         }
     }
 
-    /// Our errors describe themselves; Foundation's have a text for people.
+    /// Our errors describe themselves; of Foundation's only the system's reason is for people.
     private static func text(of error: any Error) -> String {
-        error is CocoaError || error is POSIXError ? error.localizedDescription : "\(error)"
+        error is CocoaError || error is POSIXError ? systemReason(of: error) : "\(error)"
     }
 }

@@ -39,8 +39,6 @@ package struct LoadReport: Sendable, Equatable {
     package internal(set) var unexpected: [String] = []
     /// Names that both have with different shapes or types.
     package internal(set) var mismatched: [TensorMismatch] = []
-    /// Mismatches and gaps that were allowed: a head of another size, which keeps the model's own values.
-    package internal(set) var skippedHead: [TensorMismatch] = []
     /// Counters that files before PyTorch 0.4.1 lack and that were filled with 0.
     package internal(set) var filledCounters: [String] = []
     /// The number of tensors taken from the file.
@@ -49,7 +47,7 @@ package struct LoadReport: Sendable, Equatable {
     private var fileNames: [String] = []
     private var modelNames: [String] = []
 
-    /// Whether everything fits, apart from what was allowed.
+    /// Whether everything fits.
     package var isClean: Bool { missing.isEmpty && unexpected.isEmpty && mismatched.isEmpty }
 
     /// Compares a state dictionary with what a model expects.
@@ -57,27 +55,16 @@ package struct LoadReport: Sendable, Equatable {
     /// - Parameters:
     ///   - state: the tensors of a file.
     ///   - expected: the model's tensors in its order.
-    ///   - mayMismatch: names that may be absent or of another size, normally the head's. They are then left out of
-    ///     the result, so that the model keeps its own values; if one of them differs, all of them are left out, since
-    ///     half of another head is worth nothing.
     /// - Returns: the report, and the tensors that fit in the model's order, with counters filled in.
     package static func resolve(
-        _ state: StateDictionary, expected: [ExpectedTensor], mayMismatch: Set<String> = []
+        _ state: StateDictionary, expected: [ExpectedTensor]
     ) -> (report: LoadReport, state: StateDictionary) {
         var report = LoadReport()
         report.fileNames = state.names
         report.modelNames = expected.map(\.name)
         var resolved = StateDictionary()
-        let headFits = expected.allSatisfy { tensor in
-            !mayMismatch.contains(tensor.name) || state[tensor.name].map { fits($0, tensor) } == true
-        }
         for tensor in expected {
             let wanted = describe(tensor.isInteger ? "int64" : "float32", tensor.shape)
-            if mayMismatch.contains(tensor.name), !headFits {
-                let found = state[tensor.name].map(describe) ?? "nothing"
-                report.skippedHead.append(TensorMismatch(name: tensor.name, found: found, expected: wanted))
-                continue
-            }
             guard let found = state[tensor.name] else {
                 if tensor.isInteger, tensor.name.hasSuffix("num_batches_tracked") {
                     report.filledCounters.append(tensor.name)
@@ -136,7 +123,6 @@ extension LoadReport: CustomStringConvertible {
         }
         lines += Self.list(unexpected) { "unexpected: \($0)" }
         lines += Self.list(mismatched) { "mismatched: \($0.name): found \($0.found), expected \($0.expected)" }
-        lines += Self.list(skippedHead) { "not loaded: \($0.name): found \($0.found), the new head is \($0.expected)" }
         if !filledCounters.isEmpty {
             lines.append("\(filledCounters.count) num_batches_tracked counters are not in the file and start at 0")
         }

@@ -97,7 +97,11 @@
                 let usable = named.filter { $0.rejection == nil }
                 matches = usable.isEmpty ? named : usable
             }
-            guard let match = matches.first else { throw unavailable("no OpenCL device matches \"\(selector)\"") }
+            guard let match = matches.first else {
+                let known = ["auto", "cpu", "opencl", "gpu"] + entries.map(\.description.selector)
+                let near = nearMatches(to: selector, in: known, limit: 1).first
+                throw unavailable("no OpenCL device matches \"\(selector)\"", near: near)
+            }
             guard matches.count == 1 else {
                 throw DeviceError.unavailable(
                     "\"\(selector)\" is part of the names of \(matches.count) devices; use opencl:N.\n"
@@ -110,9 +114,10 @@
             return match
         }
 
-        private func unavailable(_ what: String) -> DeviceError {
-            if let emptyReason { return .unavailable("\(what): \(emptyReason). Try --device cpu.") }
-            return .unavailable("\(what). There is:\n" + Self.list(entries) + "\n  cpu        pure Swift")
+        private func unavailable(_ what: String, near: String? = nil) -> DeviceError {
+            let guess = near.map { " Did you mean \"\($0)\"?" } ?? ""
+            if let emptyReason { return .unavailable("\(what): \(emptyReason).\(guess) Try --device cpu.") }
+            return .unavailable("\(what).\(guess) There is:\n" + Self.list(entries) + "\n  cpu        pure Swift")
         }
 
         private static func list(_ entries: [OpenCLDeviceEntry]) -> String {

@@ -1,4 +1,6 @@
 #if OpenCL
+    import Foundation
+    import GraftGraph
     import GraftKernels
 
     /// The OpenCL C files of `Kernels/cl`, embedded in the binary.
@@ -12,5 +14,30 @@
             }
             return texts
         }()
+
+        /// The environment variable that names a folder of kernel files, for work on them without a build.
+        package static let environmentVariable = "GRAFT_OPENCL_SOURCES"
+
+        /// The embedded files, or those of the folder that `GRAFT_OPENCL_SOURCES` names.
+        ///
+        /// - Throws: ``DeviceError/unsupported(_:)`` when one of them is not in the folder.
+        package static func chosen() throws(DeviceError) -> [String: String] {
+            guard let folder = ProcessInfo.processInfo.environment[environmentVariable], !folder.isEmpty else {
+                return texts
+            }
+            var chosen: [String: String] = [:]
+            for name in texts.keys {
+                let path = "\(folder)/\(name).cl"
+                guard let data = FileManager.default.contents(atPath: path),
+                    let text = String(data: data, encoding: .utf8)
+                else {
+                    throw DeviceError.unsupported(
+                        "\(environmentVariable)=\(folder): \(name).cl is not there or no UTF-8 text; the folder must hold "
+                            + "every file of Kernels/cl")
+                }
+                chosen[name] = text
+            }
+            return chosen
+        }
     }
 #endif

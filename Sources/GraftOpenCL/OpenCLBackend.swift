@@ -57,18 +57,23 @@
 
             /// Where built programs are kept between runs.
             package var cache: Cache = .automatic
-            /// Kernel files by name; tests put in broken ones.
-            package var sources: [String: String] = KernelSources.texts
+            /// Kernel files by name; nil for ``KernelSources/chosen()``. Tests put in broken ones.
+            package var sources: [String: String]?
             /// Where the tuner's results are; nil for none.
             package var tuning: TuningStore? = .standard
 
             package init(
-                cache: Cache = .automatic, sources: [String: String] = KernelSources.texts,
+                cache: Cache = .automatic, sources: [String: String]? = nil,
                 tuning: TuningStore? = .standard
             ) {
                 self.cache = cache
                 self.sources = sources
                 self.tuning = tuning
+            }
+
+            func chosenSources() throws(DeviceError) -> [String: String] {
+                if let sources { return sources }
+                return try KernelSources.chosen()
             }
         }
 
@@ -91,27 +96,32 @@
         ) throws(DeviceError) {
             let context = try OpenCLContext(entry)
             let kernels = try kernelClass.make(for: context.kernelDevice)
+            let sources = try options.chosenSources()
             guard let gpuKernels = kernels as? GPUKernelClass, let tuning = options.tuning,
-                let key = TuningStore.key(context.description, sources: options.sources),
+                let key = TuningStore.key(context.description, sources: sources),
                 let tiles = tuning.load(key)
             else {
-                self.init(context, kernels: kernels, options: options)
+                self.init(context, kernels: kernels, sources: sources, options: options)
                 return
             }
             let table = TileTable(device: context.kernelDevice, tuned: tiles)
-            self.init(context, kernels: gpuKernels.with(table), options: options)
+            self.init(context, kernels: gpuKernels.with(table), sources: sources, options: options)
         }
 
         /// Opens a device with a kernel class of the caller's.
         package convenience init(
             _ entry: OpenCLDeviceEntry, kernels: any KernelClass, options: Options = Options()
         ) throws(DeviceError) {
-            self.init(try OpenCLContext(entry), kernels: kernels, options: options)
+            self.init(
+                try OpenCLContext(entry), kernels: kernels, sources: try options.chosenSources(),
+                options: options)
         }
 
-        private convenience init(_ context: OpenCLContext, kernels: any KernelClass, options: Options) {
+        private convenience init(
+            _ context: OpenCLContext, kernels: any KernelClass, sources: [String: String], options: Options
+        ) {
             let builder = ProgramBuilder(
-                context: context, sources: options.sources, cache: options.cache.programs(for: context.description))
+                context: context, sources: sources, cache: options.cache.programs(for: context.description))
             self.init(context, kernels: kernels, builder: builder)
         }
 
@@ -123,6 +133,9 @@
             description.kernelClass = kernels.name
             self.description = description
         }
+
+        /// The kernel files that programs are built from.
+        package var sources: [String: String] { builder.sources }
 
         // MARK: Tuning
 

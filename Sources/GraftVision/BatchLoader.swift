@@ -33,6 +33,8 @@ package enum ImageContent {
     case file(UnsafeRawBufferPointer)
     /// A picture in memory.
     case image(RGBImage)
+    /// What a source declares instead.
+    case identity(String)
 }
 
 /// What to do about a picture that cannot be decoded.
@@ -280,43 +282,88 @@ private final class SharedState: @unchecked Sendable {
     private func load(
         _ sampleIndex: Int, into target: UnsafeMutablePointer<UInt8>, workspace: ImageWorkspace
     ) throws(ImageError) -> Bool {
-        func transformation(width: Int, height: Int) -> Transformation {
-            options.augmentation.transformation(
-                seed: options.seed, epoch: options.epoch, sampleIndex: sampleIndex, width: width, height: height)
-        }
-        let picture: DecodedPicture
+        let picture: DecodedPicture?
         switch dataset.source {
-        case .folder:
-            let path = dataset.path(of: sampleIndex)
-            do {
-                let bytes = try workspace.read(path, limits: options.limits)
-                if let isKnown = options.isKnown, isKnown(sampleIndex, .file(UnsafeRawBufferPointer(bytes))) {
-                    return false
-                }
-                picture = try workspace.decode(bytes, exif: preprocessing.exif, limits: options.limits) {
-                    width, height in
-                    preprocessing.request(
-                        width: width, height: height, transformation: transformation(width: width, height: height),
-                        fastDecode: options.fastDecode)
-                }
-            } catch {
-                throw error.naming(path)
-            }
-        case .memory(let images):
-            let image = images[sampleIndex]
-            if let isKnown = options.isKnown, isKnown(sampleIndex, .image(image)) { return false }
-            let copy = workspace.decoded.reserve(image.pixels.count)
-            image.pixels.withUnsafeBufferPointer { pixels in
-                if let base = pixels.baseAddress { copy.update(from: base, count: pixels.count) }
-            }
-            picture = DecodedPicture(
-                PixelView(
-                    base: UnsafePointer(copy), width: image.width, height: image.height, stride: image.width * 3))
+        case .folder: picture = try decode(fileOf: sampleIndex, dataset.path(of: sampleIndex), true, workspace)
+        case .memory(let images): picture = copy(images[sampleIndex], of: sampleIndex, true, workspace)
+        case .custom(let source, let positions):
+            picture = try fetch(sampleIndex, from: source, at: positions[sampleIndex], workspace)
         }
+        guard let picture else { return false }
         preprocessing.render(
-            picture, transformation: transformation(width: picture.width, height: picture.height), into: target,
-            workspace: workspace)
+            picture, transformation: transformation(sampleIndex, width: picture.width, height: picture.height),
+            into: target, workspace: workspace)
         return true
+    }
+
+    private func transformation(_ sampleIndex: Int, width: Int, height: Int) -> Transformation {
+        options.augmentation.transformation(
+            seed: options.seed, epoch: options.epoch, sampleIndex: sampleIndex, width: width, height: height)
+    }
+
+    // The functions below give nil for a picture that is known; `asks` says whether that is asked of its content.
+
+    private func fetch(
+        _ sampleIndex: Int, from source: any ImageSource, at position: Int, _ workspace: ImageWorkspace
+    ) throws(ImageError) -> DecodedPicture? {
+        let name = dataset.samples[sampleIndex].path
+        var asks = true
+        if let isKnown = options.isKnown, let identity = source.identity(ofImageAt: position) {
+            if isKnown(sampleIndex, .identity(identity)) { return nil }
+            asks = false
+        }
+        let image: SourceImage
+        do {
+            image = try source.image(at: position)
+        } catch let error as ImageError {
+            throw error.naming(name)
+        } catch {
+            throw ImageError(file: name, fault: .unreadable("\(error)"))
+        }
+        switch image {
+        case .file(let path): return try decode(fileOf: sampleIndex, path, asks, workspace)
+        case .pixels(let image): return copy(image, of: sampleIndex, asks, workspace)
+        case .encoded(let bytes):
+            let outcome = bytes.withUnsafeBufferPointer { buffer in
+                Result { () throws(ImageError) in try decode(buffer, of: sampleIndex, asks, workspace) }
+            }
+            do { return try outcome.get() } catch { throw error.naming(name) }
+        }
+    }
+
+    private func decode(
+        fileOf sampleIndex: Int, _ path: String, _ asks: Bool, _ workspace: ImageWorkspace
+    ) throws(ImageError) -> DecodedPicture? {
+        do {
+            return try decode(workspace.read(path, limits: options.limits), of: sampleIndex, asks, workspace)
+        } catch {
+            throw error.naming(path)
+        }
+    }
+
+    private func decode(
+        _ bytes: UnsafeBufferPointer<UInt8>, of sampleIndex: Int, _ asks: Bool, _ workspace: ImageWorkspace
+    ) throws(ImageError) -> DecodedPicture? {
+        if asks, let isKnown = options.isKnown, isKnown(sampleIndex, .file(UnsafeRawBufferPointer(bytes))) {
+            return nil
+        }
+        return try workspace.decode(bytes, exif: preprocessing.exif, limits: options.limits) { width, height in
+            preprocessing.request(
+                width: width, height: height, transformation: transformation(sampleIndex, width: width, height: height),
+                fastDecode: options.fastDecode)
+        }
+    }
+
+    private func copy(
+        _ image: RGBImage, of sampleIndex: Int, _ asks: Bool, _ workspace: ImageWorkspace
+    ) -> DecodedPicture? {
+        if asks, let isKnown = options.isKnown, isKnown(sampleIndex, .image(image)) { return nil }
+        let copy = workspace.decoded.reserve(image.pixels.count)
+        image.pixels.withUnsafeBufferPointer { pixels in
+            if let base = pixels.baseAddress { copy.update(from: base, count: pixels.count) }
+        }
+        return DecodedPicture(
+            PixelView(base: UnsafePointer(copy), width: image.width, height: image.height, stride: image.width * 3))
     }
 
     // MARK: Consumer

@@ -54,12 +54,14 @@ public enum ImageDatasetError: Error, Sendable, Equatable, CustomStringConvertib
     }
 }
 
-/// Labelled pictures in a fixed order: a folder of class folders, a list, or pictures in memory.
+/// Labelled pictures in a fixed order: a folder of class folders, a list, pictures in memory, or an ``ImageSource``.
 public struct ImageDataset: Sendable {
     /// Where the pixels come from.
     enum Source: Sendable {
         case folder(String)
         case memory([RGBImage])
+        /// A source, and where in it each sample is.
+        case custom(any ImageSource, positions: [Int])
     }
 
     /// The names of the classes; a label is a position among them.
@@ -81,7 +83,7 @@ public struct ImageDataset: Sendable {
         case allow
     }
 
-    /// The folder that the samples' paths are relative to; nil for pictures in memory.
+    /// The folder that the samples' paths are relative to; nil for pictures that are not files of one.
     public var folder: String? {
         if case .folder(let path) = source { path } else { nil }
     }
@@ -89,7 +91,7 @@ public struct ImageDataset: Sendable {
     /// The number of pictures.
     public var count: Int { samples.count }
 
-    /// Where a sample's file is; its name for a picture in memory.
+    /// Where a sample's file is; its name for a picture that is not a file of the folder.
     public func path(of sampleIndex: Int) -> String {
         let path = samples[sampleIndex].path
         guard case .folder(let folder) = source, !path.hasPrefix("/") else { return path }
@@ -100,12 +102,23 @@ public struct ImageDataset: Sendable {
     package func withContent<Result>(
         of sampleIndex: Int, limits: ImageLimits = ImageLimits(), workspace: ImageWorkspace,
         _ body: (ImageContent?) throws -> Result
-    ) rethrows -> Result {
-        switch source {
-        case .folder:
-            let bytes = try? workspace.read(path(of: sampleIndex), limits: limits)
+    ) throws -> Result {
+        func handOut(file path: String) throws -> Result {
+            let bytes = try? workspace.read(path, limits: limits)
             return try body(bytes.map { ImageContent.file(UnsafeRawBufferPointer($0)) })
+        }
+        switch source {
+        case .folder: return try handOut(file: path(of: sampleIndex))
         case .memory(let images): return try body(.image(images[sampleIndex]))
+        case .custom(let source, let positions):
+            let position = positions[sampleIndex]
+            if let identity = source.identity(ofImageAt: position) { return try body(.identity(identity)) }
+            switch try? source.image(at: position) {
+            case .file(let path): return try handOut(file: path)
+            case .encoded(let bytes): return try bytes.withUnsafeBytes { try body(.file($0)) }
+            case .pixels(let image): return try body(.image(image))
+            case nil: return try body(nil)
+            }
         }
     }
 
@@ -125,6 +138,18 @@ public struct ImageDataset: Sendable {
         self.init(classes: classes, samples: samples, source: .folder(folder))
     }
 
+    /// Makes a data set of a source's pictures.
+    ///
+    /// - Parameters:
+    ///   - source: where the pictures come from; it is asked for the positions of `samples`.
+    ///   - samples: a name for each picture, by which errors and tables call it, and its label.
+    ///   - classes: the names of the classes; every label must be a position among them.
+    public init(source: some ImageSource, samples: [ImageSample], classes: [String]) {
+        precondition(
+            samples.allSatisfy { classes.indices.contains($0.label) }, "a label outside \(classes.count) classes")
+        self.init(classes: classes, samples: samples, source: .custom(source, positions: Array(samples.indices)))
+    }
+
     private init(classes: [String], samples: [ImageSample], source: Source) {
         self.classes = classes
         self.samples = samples
@@ -138,6 +163,10 @@ public struct ImageDataset: Sendable {
         case .memory(let images):
             ImageDataset(
                 classes: classes, samples: indices.map { samples[$0] }, source: .memory(indices.map { images[$0] }))
+        case .custom(let source, let positions):
+            ImageDataset(
+                classes: classes, samples: indices.map { samples[$0] },
+                source: .custom(source, positions: indices.map { positions[$0] }))
         }
     }
 
@@ -286,14 +315,27 @@ public struct ImageDataset: Sendable {
     /// `{"classes": […], "files": [{"path": …, "label": …}]}`. Classes are the JSON's `classes`; without them the folder's
     /// class folders, or those of its `train/` where it is a split of `train/` and `val/`.
     public init(folder: String, list: String, limit: Int? = nil) throws(ImageDatasetError) {
-        var data: Data
+        let data: Data
         do {
             data = try Data(contentsOf: URL(fileURLWithPath: list))
         } catch {
-            let reason = (error as NSError).localizedDescription
-            throw ImageDatasetError.unreadable(
-                list, reason: FileManager.default.fileExists(atPath: list) ? reason : "no such file")
+            throw ImageDatasetError.unreadable(list, reason: systemReason(of: error))
         }
+        try self.init(folder: folder, listBytes: data, named: list, limit: limit)
+    }
+
+    /// Reads a list that is in memory, as ``init(folder:list:limit:)`` does with a file.
+    ///
+    /// - Parameters:
+    ///   - folder: what the list's paths are relative to.
+    ///   - bytes: the list.
+    ///   - list: what error messages call it.
+    ///   - limit: only the first pictures.
+    /// - Throws: `ImageDatasetError` for a list that is not as it should be, or a folder that cannot be read.
+    public init(
+        folder: String, listBytes bytes: Data, named list: String, limit: Int? = nil
+    ) throws(ImageDatasetError) {
+        var data = bytes
         if data.starts(with: [0xEF, 0xBB, 0xBF]) { data = data.dropFirst(3) }
         var classes = try Self.classNames(in: folder)
         if classes.contains("train"), Set(classes).isSubset(of: ["train", "val"]) {
@@ -365,7 +407,9 @@ public struct ImageDataset: Sendable {
         do {
             listing = try JSONDecoder().decode(Listing.self, from: data)
         } catch {
-            throw .badList(list, line: 1, reason: "expected {\"files\": [{\"path\": …, \"label\": …}]}: \(error)")
+            throw .badList(
+                list, line: 1,
+                reason: "expected {\"files\": [{\"path\": …, \"label\": …}]}, found \(Self.text(of: error))")
         }
         var samples: [ImageSample] = []
         for (index, file) in listing.files.enumerated() {
@@ -377,6 +421,37 @@ public struct ImageDataset: Sendable {
             samples.append(ImageSample(path: file.path, label: file.label))
         }
         return (listing.classes, samples)
+    }
+
+    /// What is wrong in a JSON text, and where: `files[3].label missing`.
+    private static func text(of error: any Error) -> String {
+        func place(_ context: DecodingError.Context, _ last: String? = nil) -> String {
+            var text = ""
+            for key in context.codingPath {
+                if let index = key.intValue {
+                    text += "[\(index)]"
+                } else {
+                    text += (text.isEmpty ? "" : ".") + key.stringValue
+                }
+            }
+            if let last { text += (text.isEmpty ? "" : ".") + last }
+            return text.isEmpty ? "the whole" : text
+        }
+        return switch error {
+        case DecodingError.keyNotFound(let key, let context): "no \(place(context, key.stringValue))"
+        case DecodingError.typeMismatch(let type, let context): "\(place(context)) that is no \(name(of: type))"
+        case DecodingError.valueNotFound(let type, let context): "null for \(place(context)), not a \(name(of: type))"
+        default: "text that is no JSON"
+        }
+    }
+
+    private static func name(of type: any Any.Type) -> String {
+        switch type {
+        case is Int.Type: "whole number"
+        case is String.Type: "text"
+        case is [String: Any].Type: "object"
+        default: "list"
+        }
     }
 }
 

@@ -43,12 +43,16 @@ enum Graft {
     }()
 
     /// Runs a command line. GRAFT_DEVICE and NO_COLOR are as `environment` says and otherwise unset.
-    static func run(_ arguments: [String], environment: [String: String] = [:]) throws -> GraftResult {
-        let process = try start(arguments, environment: environment)
-        return try process.wait()
+    static func run(
+        _ arguments: [String], environment: [String: String] = [:], input: [UInt8]? = nil, directory: URL? = nil
+    ) throws -> GraftResult {
+        try start(arguments, environment: environment, input: input, directory: directory).wait()
     }
 
-    static func start(_ arguments: [String], environment: [String: String] = [:]) throws -> RunningGraft {
+    /// Starts a command line, with `input` on standard input, in the working directory `directory`.
+    static func start(
+        _ arguments: [String], environment: [String: String] = [:], input: [UInt8]? = nil, directory: URL? = nil
+    ) throws -> RunningGraft {
         var variables = ProcessInfo.processInfo.environment
         variables["GRAFT_DEVICE"] = nil
         variables.merge(environment) { $1 }
@@ -57,8 +61,10 @@ enum Graft {
         process.arguments = arguments
         process.environment = variables
         process.standardInput = FileHandle.nullDevice
+        if let directory { process.currentDirectoryURL = directory }
         // Files, not pipes: a full pipe would stop the process.
         let folder = try TemporaryFolder()
+        if let input { process.standardInput = FileHandle(forReadingAtPath: try folder.write(input, to: "input")) }
         let output = try folder.newFile("output")
         let errors = try folder.newFile("errors")
         process.standardOutput = output

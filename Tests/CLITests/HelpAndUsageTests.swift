@@ -4,7 +4,7 @@ import Testing
 @Suite struct HelpAndUsageTests {
     static let commands = [
         "devices", "models", "summary", "train", "evaluate", "predict", "extract", "probe", "convert", "bench", "tune",
-        "demo",
+        "doctor", "demo", "completions",
     ]
 
     @Test func theOverviewNamesEveryCommand() throws {
@@ -56,6 +56,28 @@ import Testing
         let result = try Graft.run(["--version"])
         #expect(result.status == 0)
         #expect(result.output.hasPrefix("graft 0."))
+        #expect(result.output.contains("OpenCL\n"))
+        #expect(result.output.contains("\ninstruction set  "))
+        // In the words of GRAFT_CPU_KERNELS, which is the one that runs.
+        let baseline = try Graft.run(["--version"], environment: ["GRAFT_CPU_KERNELS": "baseline"])
+        #expect(baseline.output.contains("instruction set  baseline\n"))
+    }
+
+    /// Every option says what holds without it; flags are off, and what is required has no default.
+    @Test(arguments: commands) func helpShowsEveryDefault(_ command: String) throws {
+        let lines = try Graft.run(["help", command]).output.split(separator: "\n", omittingEmptySubsequences: false)
+        var entries: [(heading: String, text: String)] = []
+        for line in lines {
+            if line.hasPrefix("  --") {
+                entries.append((line.split(separator: "  ").first.map(String.init) ?? "", String(line)))
+            } else if line.hasPrefix("      "), !entries.isEmpty {
+                entries[entries.count - 1].text += " " + line.drop { $0 == " " }
+            }
+        }
+        #expect(!entries.isEmpty)
+        for entry in entries where entry.heading.contains(" ") {
+            #expect(entry.text.contains("default: ") || entry.text.contains("(required"), "\(entry.text)")
+        }
     }
 
     @Test(arguments: [
@@ -106,7 +128,16 @@ import Testing
         (["train", "x", "--cache-limit", "0"], "is not a number of bytes"),
         (["train", "x", "--cache-limit", "99999999999G"], "is not a number of bytes"),
         (["devices", "extra"], "unexpected argument \"extra\""),
-        (["--json"], "unknown option --json before a command"),
+        (["--json"], "--json stands before a command; options follow it: graft COMMAND --json"),
+        (["--device=cpu", "train"], "--device stands before a command"),
+        (["--verison"], "did you mean --version?"),
+        (["--nonsense"], "unknown option --nonsense before a command"),
+        (["help", "trian"], "did you mean \"train\"?"),
+        (["train", "x", "--epochs", "3", "--epochs=4"], "--epochs is given twice, as \"3\" and \"4\""),
+        (["train", "x", "-epochs", "3"], "did you mean --epochs?"),
+        (["evaluate", "x", "--weights", "-w.pth"], "which as a value is written --weights=-w.pth"),
+        (["train", "x", "--schedule", "cosin"], "did you mean \"cosine\"?"),
+        (["predict", "-", "-", "--weights", "w"], "- is given more than once"),
     ])
     func wrongCommandLinesEndWith64(_ arguments: [String], _ message: String) throws {
         let result = try Graft.run(arguments)
@@ -120,6 +151,24 @@ import Testing
         let result = try Graft.run(["devices", "--", "--json"])
         #expect(result.status == 64)
         #expect(result.errors.contains("unexpected argument \"--json\""))
+    }
+
+    /// What the environment sets is a default, not a wish that contradicts others.
+    @Test func theEnvironmentContradictsNothing() throws {
+        let folder = try TemporaryFolder()
+        try folder.writeClasses(imagesPerClass: 1)
+        let result = try Graft.run(
+            ["bench", "--mode", "read", "--data", folder.path, "--repeats", "1"], environment: ["GRAFT_DEVICE": "cpu"])
+        #expect(result.status == 0, "\(result.errors)")
+    }
+
+    @Test func aMisspelledDeviceIsGuessed() throws {
+        let bench = ["bench", "--model", "resnet20_cifar", "--mode", "infer", "--device"]
+        for (wrong, right) in [("opncl", "opencl"), ("cpuu", "cpu"), ("atuo", "auto"), ("gpuu", "gpu")] {
+            let result = try Graft.run(bench + [wrong])
+            #expect(result.status == 69)
+            #expect(result.errors.contains("id you mean \"\(right)\"?"), "\(result.errors)")
+        }
     }
 
     @Test func theEnvironmentSetsTheDevice() throws {

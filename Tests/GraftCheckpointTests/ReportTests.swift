@@ -23,39 +23,17 @@ import Testing
         let (report, state) = LoadReport.resolve(Self.state(classes: 10), expected: Self.expected)
         #expect(report.isClean)
         #expect(report.loadedCount == 5)
-        #expect(report.skippedHead.isEmpty)
         #expect(state.names == Self.expected.map(\.name))
         #expect(state["bn1.num_batches_tracked"]?.int64s == [5])
     }
 
     @Test func anotherHead() {
-        let head: Set<String> = ["fc.weight", "fc.bias"]
-        let (report, state) = LoadReport.resolve(
-            Self.state(classes: 1000), expected: Self.expected, mayMismatch: head)
-        #expect(report.isClean)
-        #expect(report.skippedHead.map(\.name) == ["fc.weight", "fc.bias"])
-        #expect(report.skippedHead.first?.found == "float32 [1000, 4]")
+        let (report, state) = LoadReport.resolve(Self.state(classes: 1000), expected: Self.expected)
+        #expect(!report.isClean)
+        #expect(report.mismatched.map(\.name) == ["fc.weight", "fc.bias"])
+        #expect(report.description.contains("fc.bias: found float32 [1000], expected float32 [10]"))
         #expect(state["fc.weight"] == nil)
         #expect(state["conv1.weight"] != nil)
-        // Not allowed, it is a mismatch.
-        let (strict, _) = LoadReport.resolve(Self.state(classes: 1000), expected: Self.expected)
-        #expect(!strict.isClean)
-        #expect(strict.mismatched.map(\.name) == ["fc.weight", "fc.bias"])
-        #expect(strict.description.contains("fc.bias: found float32 [1000], expected float32 [10]"))
-        // A head of the right size is loaded.
-        let (same, whole) = LoadReport.resolve(Self.state(classes: 10), expected: Self.expected, mayMismatch: head)
-        #expect(same.skippedHead.isEmpty)
-        #expect(whole["fc.weight"] != nil)
-    }
-
-    @Test func halfAHeadIsNoHead() {
-        var state = Self.state(classes: 10)
-        state["fc.bias"] = nil
-        let (report, resolved) = LoadReport.resolve(
-            state, expected: Self.expected, mayMismatch: ["fc.weight", "fc.bias"])
-        #expect(report.skippedHead.map(\.name) == ["fc.weight", "fc.bias"])
-        #expect(report.skippedHead.last?.found == "nothing")
-        #expect(resolved["fc.weight"] == nil)
     }
 
     @Test func missingCountersStartAtZero() {

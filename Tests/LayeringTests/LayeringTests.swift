@@ -17,9 +17,10 @@ import Testing
         "GraftCheckpoint": ["GraftTensor", "CSystemSupport"],
         "GraftONNX": ["GraftTensor", "GraftGraph"],
         "GraftVision": ["GraftTensor", "CImageCodecs"],
+        "BackendConformance": ["GraftTensor", "GraftGraph"],
         "Graft": [
             "GraftTensor", "GraftGraph", "GraftCPU", "GraftOpenCL", "GraftCheckpoint", "GraftONNX", "GraftVision",
-            "CSystemSupport", "CDemoWeights",
+            "CSystemSupport", "CDemoWeights", "BackendConformance",
         ],
         "GraftCLI": ["Graft"],
     ]
@@ -66,7 +67,9 @@ import Testing
 
     /// Nothing below `Graft` knows which backends there are.
     @Test func onlyGraftAndTheBackendsNameABackend() throws {
-        let neutral: Set<Substring> = ["GraftTensor", "GraftGraph", "GraftCheckpoint", "GraftONNX", "GraftVision"]
+        let neutral: Set<Substring> = [
+            "GraftTensor", "GraftGraph", "GraftCheckpoint", "GraftONNX", "GraftVision", "BackendConformance",
+        ]
         for file in try Repository.swiftSources {
             guard let module = file.path.split(separator: "/").dropFirst().first, neutral.contains(module) else {
                 continue
@@ -77,6 +80,28 @@ import Testing
                 }
             }
         }
+    }
+
+    /// The client package runs what README.md shows, so both must be the same text.
+    @Test(arguments: [("Recipe 1", "PartialFineTuning"), ("Recipe 2", "FeatureExtraction")])
+    func theClientPackageRunsTheReadmesSnippets(_ recipe: String, _ file: String) throws {
+        let readme = try Repository.text(of: "README.md")
+        let section = try #require(
+            readme.components(separatedBy: "\n## ").first { $0.hasPrefix(recipe) }, "README.md has no section \(recipe)"
+        )
+        let start = try #require(section.range(of: "```swift\n"))
+        let end = try #require(section[start.upperBound...].range(of: "```"))
+        func lines(_ text: some StringProtocol) -> [Substring] {
+            text.split(separator: "\n").map { line in
+                Substring(line).drop { $0 == " " }
+            }.filter { $0 != "import Graft" && !$0.isEmpty }
+        }
+        // A client does something with what a loop gives; the snippet's own lines stand in order without a gap before.
+        let snippet = lines(section[start.upperBound..<end.lowerBound]).reversed().drop { $0 == "}" }.reversed()
+        let client = lines(try Repository.text(of: "Tests/ClientPackage/Sources/Client/\(file).swift"))
+        #expect(snippet.count > 3)
+        let isThere = client.indices.contains { client[$0...].starts(with: snippet) }
+        #expect(isThere, "the snippet of \(recipe) is not in \(file).swift; change both together")
     }
 
     @Test func everyKernelFileIsEmbedded() throws {

@@ -73,3 +73,22 @@ extension Architecture {
         }
     }
 }
+
+extension Architecture {
+    /// The nodes whose outputs can be extracted, by torchvision's names, in the order of computation.
+    public var layerNames: [String] { graph(classCount: classCount).nodes.map(\.name) }
+
+    /// The modules that a selector can name, outer ones first: `layer1`, `layer1.0`, `layer1.0.conv1`.
+    public var moduleNames: [String] {
+        var names: [String] = []
+        var known: Set<String> = []
+        for parameter in graph(classCount: classCount).parameters {
+            var module = ""
+            for component in parameter.name.split(separator: ".").dropLast() {
+                module += module.isEmpty ? String(component) : ".\(component)"
+                if known.insert(module).inserted { names.append(module) }
+            }
+        }
+        return names
+    }
+}

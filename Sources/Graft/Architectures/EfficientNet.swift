@@ -6,7 +6,7 @@ extension Architecture {
     /// `efficientnet.py`). Sizes and interpolation are those of the published weights.
     static let efficientNets: [Architecture] = [
         efficientNet("efficientnet_b0", width: 1, depth: 1, dropout: 0.2, imageSize: 224, resize: 256, .bicubic),
-        efficientNet("efficientnet_b1", width: 1, depth: 1.1, dropout: 0.2, imageSize: 240, resize: 255, .bilinear),
+        efficientNet("efficientnet_b1", width: 1, depth: 1.1, dropout: 0.2, imageSize: 240, resize: 256, .bicubic),
         efficientNet("efficientnet_b2", width: 1.1, depth: 1.2, dropout: 0.3, imageSize: 288, resize: 288, .bicubic),
         efficientNet("efficientnet_b3", width: 1.2, depth: 1.4, dropout: 0.3, imageSize: 300, resize: 320, .bicubic),
     ]

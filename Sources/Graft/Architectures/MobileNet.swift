@@ -4,7 +4,7 @@ extension Architecture {
     /// torchvision's MobileNetV2: inverted residuals and a table (Sandler et al. 2018; torchvision `mobilenetv2.py`).
     static let mobileNetV2s: [Architecture] = [
         mobileNetV2(
-            "mobilenet_v2", resize: 232, stem: 32, last: 1280,
+            "mobilenet_v2", resize: 256, stem: 32, last: 1280,
             [
                 (1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2),
                 (6, 320, 1, 1),
@@ -76,7 +76,7 @@ extension Architecture {
                 MobileBlock(96, 5, 576, 96, true, .activation(.hardSwish), 1),
             ]),
         mobileNetV3(
-            "mobilenet_v3_large", resize: 232, last: 1280,
+            "mobilenet_v3_large", resize: 256, last: 1280,
             [
                 MobileBlock(16, 3, 16, 16, false, .relu, 1), MobileBlock(16, 3, 64, 24, false, .relu, 2),
                 MobileBlock(24, 3, 72, 24, false, .relu, 1), MobileBlock(24, 5, 72, 40, true, .relu, 2),

@@ -5,7 +5,7 @@ extension Architecture {
     /// torchvision `regnet.py`).
     static let regNets: [Architecture] = [
         regNetY(
-            "regnet_y_400mf", resize: 232, stem: 32, groupWidth: 8, [(48, 1), (104, 3), (208, 6), (440, 6)])
+            "regnet_y_400mf", resize: 256, stem: 32, groupWidth: 8, [(48, 1), (104, 3), (208, 6), (440, 6)])
     ]
 
     static func regNetY(

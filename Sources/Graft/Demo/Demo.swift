@@ -164,7 +164,7 @@ public enum Demo {
                 do {
                     try FileManager.default.createDirectory(atPath: path, withIntermediateDirectories: true)
                 } catch {
-                    throw GraftError.outputFailed("cannot create the folder \(path): \(error.localizedDescription)")
+                    throw GraftError.outputFailed("cannot create the folder \(path): \(systemReason(of: error))")
                 }
                 for index in 0..<count {
                     let image = picture(kind, index: first + index)

@@ -6,17 +6,43 @@ struct ValueKind<Value: Sendable>: Sendable {
     let expectation: String
     /// The legal words where the set is closed; empty otherwise.
     let choices: [String]
+    /// What a shell may propose for it; a closed set's words by itself.
+    let completion: Completion
     /// The value of a text, or nil where the text is none.
     let read: @Sendable (String) -> Value?
 
     init(
-        _ placeholder: String, expectation: String, choices: [String] = [], read: @escaping @Sendable (String) -> Value?
+        _ placeholder: String, expectation: String, choices: [String] = [], completion: Completion? = nil,
+        read: @escaping @Sendable (String) -> Value?
     ) {
         self.placeholder = placeholder
         self.expectation = expectation
         self.choices = choices
+        self.completion = completion ?? (choices.isEmpty ? .nothing : .words(choices))
         self.read = read
     }
+}
+
+/// What a shell may propose where a value is expected.
+enum Completion: Hashable, Sendable {
+    /// Anything may stand there: a number, a name.
+    case nothing
+    /// One of these.
+    case words([String])
+    /// A file of the file system.
+    case files
+    /// A folder of the file system.
+    case folders
+    /// An architecture's name.
+    case models
+    /// A device's selector.
+    case devices
+    /// Nodes of the network that the line names, separated by commas.
+    case layers
+    /// Modules of the network that the line names, and `all`, `head`, `backbone`, separated by commas.
+    case selectors
+    /// A number, a colon, and selectors.
+    case positionedSelectors
 }
 
 /// Where an argument stands on the command line.
@@ -40,6 +66,8 @@ protocol AnyArgument: Sendable {
     var defaultText: String? { get }
     /// The legal words where the set is closed.
     var choices: [String] { get }
+    /// What a shell may propose for its value.
+    var completion: Completion { get }
     var isRequired: Bool { get }
     var isRepeatable: Bool { get }
     /// An environment variable that replaces the default.
@@ -63,6 +91,7 @@ struct Argument<Value: Sendable>: AnyArgument {
     let help: String
     let defaultText: String?
     let choices: [String]
+    let completion: Completion
     let isRequired: Bool
     let isRepeatable: Bool
     let environmentName: String?
@@ -71,7 +100,7 @@ struct Argument<Value: Sendable>: AnyArgument {
     fileprivate let fold: @Sendable (inout Value, String) throws(UsageError) -> Void
 
     func accept(_ text: String, into values: inout ArgumentValues) throws(UsageError) {
-        var value = values.isGiven(self) ? values[self] : defaultValue
+        var value = values[self]
         try fold(&value, text)
         values.set(value, for: self)
     }
@@ -102,7 +131,8 @@ extension Argument {
         let shown = defaultText ?? "\(defaultValue)"
         return Argument(
             name: name, form: .option, placeholder: kind.placeholder, help: help, defaultText: shown,
-            choices: kind.choices, isRequired: false, isRepeatable: false, environmentName: environment,
+            choices: kind.choices, completion: kind.completion, isRequired: false, isRepeatable: false,
+            environmentName: environment,
             defaultValue: defaultValue
         ) { (value: inout Value, text) throws(UsageError) in
             value = try read(text, as: kind, of: "--\(name)", example: shown)
@@ -116,7 +146,8 @@ extension Argument {
     ) -> Argument where Value == Wrapped? {
         Argument(
             name: name, form: .option, placeholder: kind.placeholder, help: help, defaultText: defaultText,
-            choices: kind.choices, isRequired: false, isRepeatable: false, environmentName: nil, defaultValue: nil
+            choices: kind.choices, completion: kind.completion, isRequired: false, isRepeatable: false,
+            environmentName: nil, defaultValue: nil
         ) { (value: inout Wrapped?, text) throws(UsageError) in
             value = try read(text, as: kind, of: "--\(name)", example: example)
         }
@@ -128,7 +159,8 @@ extension Argument {
     ) -> Argument {
         Argument(
             name: name, form: .option, placeholder: kind.placeholder, help: help, defaultText: nil,
-            choices: kind.choices, isRequired: true, isRepeatable: false, environmentName: nil,
+            choices: kind.choices, completion: kind.completion, isRequired: true, isRepeatable: false,
+            environmentName: nil,
             defaultValue: placeholderValue
         ) { (value: inout Value, text) throws(UsageError) in
             value = try read(text, as: kind, of: "--\(name)", example: nil)
@@ -140,8 +172,9 @@ extension Argument {
         _ name: String, _ kind: ValueKind<Element>, example: String, help: String
     ) -> Argument where Value == [Element] {
         Argument(
-            name: name, form: .option, placeholder: kind.placeholder, help: help, defaultText: nil,
-            choices: kind.choices, isRequired: false, isRepeatable: true, environmentName: nil, defaultValue: []
+            name: name, form: .option, placeholder: kind.placeholder, help: help, defaultText: "none",
+            choices: kind.choices, completion: kind.completion, isRequired: false, isRepeatable: true,
+            environmentName: nil, defaultValue: []
         ) { (value: inout [Element], text) throws(UsageError) in
             value.append(try read(text, as: kind, of: "--\(name)", example: example))
         }
@@ -153,7 +186,8 @@ extension Argument {
     {
         Argument(
             name: placeholder, form: .positional, placeholder: placeholder, help: help, defaultText: nil,
-            choices: kind.choices, isRequired: true, isRepeatable: false, environmentName: nil,
+            choices: kind.choices, completion: kind.completion, isRequired: true, isRepeatable: false,
+            environmentName: nil,
             defaultValue: placeholderValue
         ) { (value: inout Value, text) throws(UsageError) in
             value = try read(text, as: kind, of: placeholder, example: nil)
@@ -165,7 +199,8 @@ extension Argument {
     where Value == [Element] {
         Argument(
             name: placeholder, form: .positional, placeholder: placeholder, help: help, defaultText: nil,
-            choices: kind.choices, isRequired: true, isRepeatable: true, environmentName: nil, defaultValue: []
+            choices: kind.choices, completion: kind.completion, isRequired: true, isRepeatable: true,
+            environmentName: nil, defaultValue: []
         ) { (value: inout [Element], text) throws(UsageError) in
             value.append(try read(text, as: kind, of: placeholder, example: nil))
         }
@@ -176,7 +211,8 @@ extension Argument where Value == Bool {
     /// A flag: false unless given.
     static func flag(_ name: String, help: String) -> Argument {
         Argument(
-            name: name, form: .flag, placeholder: "", help: help, defaultText: nil, choices: [], isRequired: false,
+            name: name, form: .flag, placeholder: "", help: help, defaultText: nil, choices: [], completion: .nothing,
+            isRequired: false,
             isRepeatable: false, environmentName: nil, defaultValue: false
         ) { (value: inout Bool, _) throws(UsageError) in
             value = true
@@ -203,8 +239,10 @@ struct ArgumentValues: Sendable {
         stored[argument.name] as? Value ?? argument.defaultValue
     }
 
-    /// Whether the command line names the argument.
-    func isGiven(_ argument: some AnyArgument) -> Bool { stored[argument.name] != nil }
+    /// Whether the command line itself names the argument.
+    func isGiven(_ argument: some AnyArgument) -> Bool {
+        occurrences.contains { $0.name == argument.name && !$0.isFromEnvironment }
+    }
 
     mutating func set<Value>(_ value: Value, for argument: Argument<Value>) {
         stored[argument.name] = value

@@ -1,3 +1,4 @@
+import Foundation
 import Graft
 
 /// The candidate most like a misspelled word, if one is near.
@@ -31,7 +32,13 @@ struct ArgumentParser: Sendable {
         default: break
         }
         if first.hasPrefix("-") {
-            throw UsageError("unknown option \(first) before a command; `graft --help` lists the commands")
+            let name = split(first).name
+            if commands.contains(where: { $0.options.contains { $0.display == name } }) {
+                throw UsageError("\(name) stands before a command; options follow it: graft COMMAND \(name) …")
+            }
+            let near = nearest(first, in: ["--help", "--version"]).map { "; did you mean \($0)?" }
+            throw UsageError(
+                "unknown option \(first) before a command" + (near ?? "; `graft --help` lists the commands"))
         }
         let command = try command(named: first)
         return try parse(Array(words.dropFirst()), for: command)
@@ -52,6 +59,15 @@ struct ArgumentParser: Sendable {
 
         var values = ArgumentValues()
         var given: Set<String> = []
+        var texts: [String: String] = [:]
+        /// Two values of one option contradict each other.
+        func checkOnce(_ text: String, for argument: any AnyArgument) throws(UsageError) {
+            if !argument.isRepeatable, let earlier = texts[argument.name], earlier != text {
+                throw UsageError(
+                    "\(argument.display) is given twice, as \"\(earlier)\" and \"\(text)\"; give it once")
+            }
+            texts[argument.name] = text
+        }
         var positionalWords: [String] = []
         var index = 0
         while index < words.count {
@@ -74,13 +90,18 @@ struct ArgumentParser: Sendable {
                 }
                 try take(argument, "", into: &values)
             } else if let inlineValue {
+                try checkOnce(inlineValue, for: argument)
                 try take(argument, inlineValue, into: &values)
             } else {
                 guard index < words.count, isValue(words[index]) else {
-                    throw UsageError(
-                        "\(argument.display) needs a value: \(argument.display) \(argument.placeholder)"
-                            + (index < words.count ? "; found \(words[index])" : ""))
+                    var message = "\(argument.display) needs a value: \(argument.display) \(argument.placeholder)"
+                    if index < words.count { message += "; found \(words[index])" }
+                    if index < words.count, !command.options.contains(where: { $0.display == words[index] }) {
+                        message += ", which as a value is written \(argument.display)=\(words[index])"
+                    }
+                    throw UsageError(message)
                 }
+                try checkOnce(words[index], for: argument)
                 try take(argument, words[index], into: &values)
                 index += 1
             }
@@ -141,6 +162,11 @@ struct ArgumentParser: Sendable {
         if !elsewhere.isEmpty {
             let owners = elsewhere.map { "`graft \($0.name)`" }.joined(separator: ", ")
             throw UsageError("\(name) does not apply to `graft \(command.name)`; it is an option of \(owners)")
+        }
+        if !command.positionals.isEmpty, FileManager.default.fileExists(atPath: word) {
+            throw UsageError(
+                "unknown option \(name) of `graft \(command.name)`; there is a file of this name: give it behind --, as "
+                    + "the last words of the line, or as ./\(word)")
         }
         if let near = nearest(name, in: command.options.map(\.display)) {
             throw UsageError("unknown option \(name) of `graft \(command.name)`; did you mean \(near)?")

@@ -1,35 +1,39 @@
 /// The help pages, made from the declarations alone.
 enum HelpText {
-    /// No line is longer.
-    static let width = 100
-    private static let nameColumn = 30
+    /// No line is longer: 100, or what the terminal of standard output has if that is less.
+    static let width = min(100, max(Console.columns(of: .output) ?? 100, 40))
+    /// Where an option's text begins; on a narrow terminal it stands below the name.
+    private static let nameColumn = width < 72 ? 6 : 30
 
     /// The page of `graft --help`.
     static func overview(of commands: [Command]) -> String {
-        var lines = [
+        var lines = wrap(
             "OVERVIEW: Fine-tune pretrained image networks and extract their features, on OpenCL or on the CPU.",
+            width: width)
+        lines += [
             "",
             "USAGE: graft COMMAND [arguments] [options]",
             "",
             "COMMANDS",
         ]
         for command in commands {
-            lines += entry(command.name, command.summary, column: 14)
+            lines += entry(command.name, command.summary, column: 15)
         }
         lines += [
             "",
             "OPTIONS",
         ]
-        lines += entry("--version", "Show the version.", column: 14)
-        lines += entry("-h, --help", "Show this page; `graft help COMMAND` shows a command's options.", column: 14)
-        lines += [
-            "",
-            "EXIT CODES: 0 done, 1 failure at run time, 64 wrong command line, 65 bad data, 66 no input,",
-            "            69 device unavailable, 73 or 74 output cannot be written, 130 interrupted.",
-            "ENVIRONMENT: GRAFT_DEVICE is the default of --device; GRAFT_CACHE is the folder of downloads and",
-            "             of what can be made again; GRAFT_HUB is a mirror of torchvision's weights;",
-            "             NO_COLOR switches colours off.",
-        ]
+        lines += entry("--version", "Show the version, how Graft was built, and the instruction set.", column: 15)
+        lines += entry("-h, --help", "Show this page; `graft help COMMAND` shows a command's options.", column: 15)
+        lines.append("")
+        lines += wrap(
+            "EXIT CODES: 0 done, 1 failure at run time, 64 wrong command line, 65 bad data, 66 no input, "
+                + "69 device unavailable, 73 or 74 output cannot be written, 130 interrupted.", width: width, indent: 12
+        )
+        lines += wrap(
+            "ENVIRONMENT: GRAFT_DEVICE is the default of --device; GRAFT_CACHE is the folder of downloads and of what can "
+                + "be made again; GRAFT_HUB is a mirror of torchvision's weights; NO_COLOR switches colours off.",
+            width: width, indent: 13)
         return lines.joined(separator: "\n") + "\n"
     }
 

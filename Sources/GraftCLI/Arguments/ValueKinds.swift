@@ -31,9 +31,24 @@ extension ValueKind where Value == String {
         ValueKind(placeholder, expectation: "a value") { $0.isEmpty ? nil : $0 }
     }
 
-    /// A path of a file or folder; whether it exists is for the command to say.
+    /// A path of a file; whether it exists is for the command to say.
     static func path(_ placeholder: String) -> ValueKind {
-        ValueKind(placeholder, expectation: "a path") { $0.isEmpty ? nil : $0 }
+        ValueKind(placeholder, expectation: "a path", completion: .files) { $0.isEmpty ? nil : $0 }
+    }
+
+    /// A path of a folder; whether it exists is for the command to say.
+    static func folder(_ placeholder: String) -> ValueKind {
+        ValueKind(placeholder, expectation: "a path", completion: .folders) { $0.isEmpty ? nil : $0 }
+    }
+
+    /// An architecture's name; whether there is one is for the command to say.
+    static var architecture: ValueKind {
+        ValueKind("MODEL", expectation: "a name", completion: .models) { $0.isEmpty ? nil : $0 }
+    }
+
+    /// A device's selector; whether there is one is for the command to say.
+    static var device: ValueKind {
+        ValueKind("D", expectation: "a device", completion: .devices) { $0.isEmpty ? nil : $0 }
     }
 
     /// One of a closed set of words.
@@ -54,9 +69,25 @@ extension ValueKind where Value == WeightsSource {
 }
 
 extension ValueKind where Value == [String] {
-    /// Names separated by commas.
+    /// Names of parameters or of modules, separated by commas.
     static func names(_ placeholder: String) -> ValueKind {
-        ValueKind(placeholder, expectation: "a comma-separated list of names", read: commaSeparatedNames)
+        ValueKind(
+            placeholder, expectation: "a comma-separated list of names", completion: .selectors,
+            read: commaSeparatedNames)
+    }
+
+    /// Names of the engine's primitives, separated by commas; whether there are such is for the command to say.
+    static var primitives: ValueKind {
+        ValueKind(
+            "NAMES", expectation: "a comma-separated list of names",
+            completion: .words(DeviceExamination.primitiveNames), read: commaSeparatedNames)
+    }
+
+    /// Names of nodes, separated by commas.
+    static func layers(_ placeholder: String) -> ValueKind {
+        ValueKind(
+            placeholder, expectation: "a comma-separated list of names", completion: .layers,
+            read: commaSeparatedNames)
     }
 }
 
@@ -128,7 +159,8 @@ extension ValueKind where Value == UnfreezeRequest {
     /// `5:layer3`: a position, a colon, names.
     static func unfreezing(_ unit: String) -> ValueKind {
         ValueKind(
-            "\(unit):S", expectation: "of the form \(unit):NAMES, with the \(unit.lowercased()) counted from 0"
+            "\(unit):S", expectation: "of the form \(unit):NAMES, with the \(unit.lowercased()) counted from 0",
+            completion: .positionedSelectors
         ) { text in
             guard let colon = text.firstIndex(of: ":"), let position = Int(text[..<colon]), position >= 0,
                 let names = commaSeparatedNames(String(text[text.index(after: colon)...]))
@@ -143,7 +175,7 @@ extension ValueKind where Value == ScheduleRequest {
         ValueKind(
             "constant|step:N:G|cosine",
             expectation: "a schedule: constant, step:N:G (times G every N epochs) or cosine",
-            choices: []
+            choices: ["constant", "cosine"]
         ) { text in
             let parts = text.split(separator: ":", omittingEmptySubsequences: false).map(String.init)
             switch (parts.first, parts.count) {

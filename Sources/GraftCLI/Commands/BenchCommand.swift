@@ -6,10 +6,11 @@ enum BenchCommand {
         "mode", .choice("infer", "train", "read"), placeholderValue: "",
         help: "Forward passes, training steps, or reading of image files.")
     static let model = Argument.optional(
-        "model", .text("MODEL"), shownAs: "none; needed by --mode infer and train",
+        "model", .architecture, shownAs: "none; needed by --mode infer and train",
         help: "Architecture, as `graft models` lists it.")
     static let data = Argument.optional(
-        "data", .path("DIR"), shownAs: "none; needed by --mode read", help: "Folder of class folders of JPEGs or PNGs.")
+        "data", .folder("DIR"), shownAs: "none; needed by --mode read",
+        help: "Folder of class folders of JPEGs or PNGs.")
     static let trainable = Argument.option(
         "trainable", .names("S"), default: ["all"], shownAs: "all",
         help: "Layers that train, with --mode train: all or names; the rest is frozen.")
@@ -51,7 +52,8 @@ enum BenchCommand {
             }
             let others: [any AnyArgument] =
                 isReading
-                ? [model, profile, Shared.device, Shared.exact, Shared.seed] : [data, Shared.limit, Shared.fastDecode]
+                ? [model, profile, Shared.device, Shared.trustDevice, Shared.exact, Shared.seed]
+                : [data, Shared.limit, Shared.fastDecode]
             for argument in others where values.isGiven(argument) {
                 throw UsageError(
                     "\(argument.display) \(isReading ? "does not apply to" : "applies to") --mode read\(isReading ? "" : " only")"
@@ -99,7 +101,7 @@ enum BenchCommand {
                 ("threads", .integer(result.device.computeUnitCount)), ("repeats", .integer(values[repeats])),
                 ("ms_per_image_min", .number(rounded(result.minimum))),
                 ("ms_per_image_median", .number(rounded(result.median))), ("precision", "f32"),
-                ("version", .string(graftVersion)), ("device", .string(result.device.selector)),
+                ("version", .string(BuildInformation.version)), ("device", .string(result.device.selector)),
                 ("cpu", .string(result.device.name)), ("kernels", .string(result.device.kernelClass)),
                 ("device_bytes", .integer(result.byteCount)), ("device_bytes_least", .integer(result.leastByteCount)),
             ]
@@ -194,7 +196,8 @@ enum BenchCommand {
                 "fast_decode": .boolean(options.fastDecode), "output": "uint8", "repeats": .integer(values[repeats]),
                 "ms_per_image_min": .number(rounded(result.minimum)),
                 "ms_per_image_median": .number(rounded(result.median)),
-                "images_per_second": .number((1e4 / result.median).rounded() / 10), "version": .string(graftVersion),
+                "images_per_second": .number((1e4 / result.median).rounded() / 10),
+                "version": .string(BuildInformation.version),
             ]
             try Console.result(line.compact + "\n")
             return

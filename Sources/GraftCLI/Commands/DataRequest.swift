@@ -41,9 +41,31 @@ enum DataRequest {
             classes: parts[0].images.classes)
     }
 
-    /// Single files, without labels.
-    static func files(_ paths: [String]) -> ImageDataset {
-        ImageDataset(folder: ".", samples: paths.map { ImageSample(path: $0, label: 0) }, classes: [])
+    /// Single files, without labels; `-` is standard input.
+    static func files(_ paths: [String]) throws -> ImageDataset {
+        let samples = paths.map { ImageSample(path: $0 == "-" ? "standard input" : $0, label: 0) }
+        guard paths.contains("-") else { return ImageDataset(folder: ".", samples: samples, classes: []) }
+        guard paths.count(where: { $0 == "-" }) == 1 else {
+            throw UsageError("- is given more than once, and standard input holds one image; give it once")
+        }
+        let source = FilesAndStandardInput(paths: paths, standardInput: try Console.standardInput())
+        return ImageDataset(source: source, samples: samples, classes: ["image"])
+    }
+
+    private struct FilesAndStandardInput: ImageSource {
+        let paths: [String]
+        let standardInput: [UInt8]
+
+        func image(at index: Int) -> SourceImage {
+            paths[index] == "-" ? .encoded(standardInput) : .file(paths[index])
+        }
+    }
+
+    /// The images of `--list`; `-` is standard input.
+    private static func listed(_ list: String, in folder: String, limit: Int?) throws -> ImageDataset {
+        guard list == "-" else { return try ImageDataset(folder: folder, list: list, limit: limit) }
+        return try ImageDataset(
+            folder: folder, listBytes: Data(Console.standardInput()), named: "standard input", limit: limit)
     }
 
     private static func isSplit(_ root: String) -> Bool { isFolder(root + "/train") && isFolder(root + "/val") }
@@ -55,7 +77,7 @@ enum DataRequest {
 
     private static func dataset(_ root: String, part: String?, _ values: ArgumentValues) throws -> ImageDataset {
         if let list = values[Shared.list] {
-            return try ImageDataset(folder: root, list: list, limit: values[Shared.limit])
+            return try listed(list, in: root, limit: values[Shared.limit])
         }
         var folder = part.map { isSplit(root) ? "\(root)/\($0)" : root } ?? root
         // A lone train/ is half of a split, not a class of that name.
@@ -173,8 +195,7 @@ enum DataRequest {
         }
         // A list's labels are outputs, of which its folders name none.
         let given = names ?? (isNameless && values[Shared.list] != nil ? [] : folders)
-        let padded = (0..<count).map { $0 < given.count ? given[$0] : "class \($0)" }
-        return Alignment(names: padded, outputOfLabel: (0..<count).map { Int32($0) })
+        return Alignment(names: given.padded(to: count), outputOfLabel: (0..<count).map { Int32($0) })
     }
 
     /// Brings the labels of a run in line with the names of the network's outputs, and names outputs that have none
@@ -191,10 +212,7 @@ enum DataRequest {
             network.classNames = nil
         }
         guard values[Shared.classesFile] != nil || network.classNames != nil else {
-            let folders = training.classes
-            network.classNames = (0..<max(network.classCount, folders.count)).map {
-                $0 < folders.count ? folders[$0] : "class \($0)"
-            }
+            network.classNames = training.classes.padded(to: network.classCount)
             return (training, validation)
         }
         let alignment = try align(training, with: network, values)

@@ -3,7 +3,7 @@ import Graft
 /// `graft demo`
 enum DemoCommand {
     static let writePictures = Argument.optional(
-        "write-pictures", .path("DIR"), shownAs: "none",
+        "write-pictures", .folder("DIR"), shownAs: "none",
         help: "Only write the pictures of the built-in network's classes as PNG, in DIR/train and DIR/val.")
     static let picturesPerClass = Argument.option(
         "pictures-per-class", .wholeNumber(atLeast: 1), default: 600, help: "Training pictures of each class to write.")
@@ -15,7 +15,7 @@ enum DemoCommand {
         examples: ["graft demo", "graft demo --device cpu"],
         groups: [
             ArgumentGroup("Pictures", [writePictures, picturesPerClass, grafted]),
-            ArgumentGroup("Running", [Shared.device, Shared.threads, Shared.exact]),
+            ArgumentGroup("Running", [Shared.device, Shared.trustDevice, Shared.threads, Shared.exact]),
             Shared.outputGroup,
         ],
         validate: { values throws(UsageError) in

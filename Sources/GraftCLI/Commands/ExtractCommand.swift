@@ -3,7 +3,7 @@ import Graft
 /// `graft extract`
 enum ExtractCommand {
     static let layer = Argument.required(
-        "layer", .names("A[,B]"), placeholderValue: [],
+        "layer", .layers("A[,B]"), placeholderValue: [],
         help: "Nodes whose outputs are kept, by torchvision's names; `NAME:input` is a node's input.")
     static let out = Argument.required(
         "out", .path("F"), placeholderValue: "", help: "Features: .npz, .npy (one layer), .csv or .safetensors.")

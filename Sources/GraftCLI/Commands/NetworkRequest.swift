@@ -4,7 +4,9 @@ import Graft
 enum NetworkRequest {
     /// The device of `--device` and `--threads`.
     static func device(_ values: ArgumentValues) -> Device {
-        Device(values[Shared.device], threadCount: values[Shared.threads], isExact: values[Shared.exact])
+        Device(
+            values[Shared.device], threadCount: values[Shared.threads], isExact: values[Shared.exact],
+            isTrusted: values[Shared.trustDevice])
     }
 
     /// Prints what was chosen and why, and the warning if `auto` had to pass over something.

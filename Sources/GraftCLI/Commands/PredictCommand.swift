@@ -2,7 +2,7 @@ import Graft
 
 /// `graft predict`
 enum PredictCommand {
-    static let images = Argument.positionals("IMAGE", .path("IMAGE"), help: "JPEG or PNG files.")
+    static let images = Argument.positionals("IMAGE", .path("IMAGE"), help: "JPEG or PNG files; - is standard input.")
     static let top = Argument.option("top", .wholeNumber("K", atLeast: 1), default: 5, help: "Classes shown per image.")
 
     static let command = Command(
@@ -10,6 +10,7 @@ enum PredictCommand {
         summary: "Classify images.",
         examples: [
             "graft predict photo.jpg --weights runs/a/best.safetensors",
+            "curl -s https://example.org/cat.jpg | graft predict - --weights runs/a/best.safetensors",
             "graft predict *.jpg --model squeezenet1_1 --weights squeezenet1_1.pth --classes-file names.txt",
             "graft predict photo.jpg --model resnet18 --weights hub --classes-file imagenet.txt",
             "graft predict photo.jpg --weights resnet18.pth --probe probe.safetensors",
@@ -30,10 +31,10 @@ enum PredictCommand {
         run: run)
 
     private static func run(_ values: ArgumentValues) throws {
+        let files = try DataRequest.files(values[images])
         var network = try NetworkRequest.model(values)
         let probe = try ProbeRequest(values, &network)
         try NetworkRequest.applyImages(&network, values)
-        let files = DataRequest.files(values[images])
         let classNames = try probe?.classNames ?? DataRequest.outputNames(of: network, values)
         let outputCount = probe?.classNames.count ?? network.classCount
         let extractor = try FeatureExtractor(

@@ -4,8 +4,8 @@ import Graft
 enum Shared {
     // Input
     static let data = Argument.positional(
-        "DATA", .path("DATA"), placeholderValue: "", help: "Folder of class folders, or one with train/ and val/ in it."
-    )
+        "DATA", .folder("DATA"), placeholderValue: "",
+        help: "Folder of class folders, or one with train/ and val/ in it.")
     static let weights = Argument.optional(
         "weights", .weights, shownAs: "random",
         help:
@@ -17,9 +17,9 @@ enum Shared {
     static let offline = Argument.flag(
         "offline", help: "Download nothing: weights from the hub or an address must be in the cache.")
     static let model = Argument.required(
-        "model", .text("MODEL"), placeholderValue: "", help: "Architecture, as `graft models` lists it.")
+        "model", .architecture, placeholderValue: "", help: "Architecture, as `graft models` lists it.")
     static let modelOfWeights = Argument.optional(
-        "model", .text("MODEL"), shownAs: "what the weights file names",
+        "model", .architecture, shownAs: "what the weights file names",
         help: "Architecture, as `graft models` lists it, or an .onnx file whose graph is taken.")
 
     // Images
@@ -49,7 +49,9 @@ enum Shared {
             + "needs: faster, with pixels that differ a little.")
     static let list = Argument.optional(
         "list", .path("F"), shownAs: "all images, by name",
-        help: "File that names images relative to DATA with their labels, one a line; fixes the order.")
+        help:
+            "File that names images relative to DATA with their labels, one a line; fixes the order; - is standard input."
+    )
     static let limit = Argument.optional(
         "limit", .wholeNumber(atLeast: 1), shownAs: "all", example: "100", help: "Take the first N images only.")
     static let classesFile = Argument.optional(
@@ -58,13 +60,15 @@ enum Shared {
 
     // Running
     static let device = Argument.option(
-        "device", .text("D"), default: "auto", environment: "GRAFT_DEVICE",
+        "device", .device, default: "auto", environment: "GRAFT_DEVICE",
         help: "auto, cpu, opencl, gpu, opencl:N or a part of a device's name; see `graft devices`.")
     static let threads = Argument.optional(
         "threads", .wholeNumber(atLeast: 1, atMost: 1024), shownAs: "all cores", example: "4",
         help: "Threads of the cpu device and of image decoding.")
     static let exact = Argument.flag(
         "exact", help: "Sum every convolution directly: no Winograd transforms, smaller rounding errors, slower.")
+    static let trustDevice = Argument.flag(
+        "trust-device", help: "Compute on a device although `graft doctor` found that a kernel in use fails there.")
     static let batchSize = Argument.option(
         "batch-size", .wholeNumber(atLeast: 1, atMost: 65_536), default: 32, help: "Images per step.")
     static let seed = Argument.option(
@@ -79,7 +83,7 @@ enum Shared {
     static let selectionGroup = ArgumentGroup("Selection", [list, limit])
 
     static func runGroup(seeded: Bool) -> ArgumentGroup {
-        ArgumentGroup("Running", [device, threads, exact, batchSize] + (seeded ? [seed] : []))
+        ArgumentGroup("Running", [device, trustDevice, threads, exact, batchSize] + (seeded ? [seed] : []))
     }
     static let outputGroup = ArgumentGroup("Output", [quiet, json])
 }

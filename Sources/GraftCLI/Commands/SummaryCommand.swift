@@ -3,7 +3,7 @@ import Graft
 /// `graft summary`
 enum SummaryCommand {
     static let model = Argument.positional(
-        "MODEL", .text("MODEL"), placeholderValue: "", help: "Architecture, as `graft models` lists it.")
+        "MODEL", .architecture, placeholderValue: "", help: "Architecture, as `graft models` lists it.")
 
     static let command = Command(
         name: "summary",

@@ -3,7 +3,7 @@ import Graft
 /// `graft train`
 enum TrainCommand {
     static let out = Argument.required(
-        "out", .path("RUN"), placeholderValue: "",
+        "out", .folder("RUN"), placeholderValue: "",
         help:
             "Folder of the run: last.safetensors, best.safetensors, state.safetensors, steps.csv, epochs.csv."
     )
@@ -43,7 +43,7 @@ enum TrainCommand {
         "augment", .choice("none", "flip", "standard"), default: "none",
         help: "flip: horizontal flips; standard: random resized crops and flips.")
     static let validation = Argument.optional(
-        "val", .path("DIR"), shownAs: "DATA/val where it exists", help: "Folder of class folders to validate on.")
+        "val", .folder("DIR"), shownAs: "DATA/val where it exists", help: "Folder of class folders to validate on.")
     static let validationSplit = Argument.optional(
         "val-split", .fraction(includingZero: false), shownAs: "none", example: "0.2",
         help: "Set this share of the images aside to validate on.")

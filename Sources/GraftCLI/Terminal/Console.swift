@@ -1,4 +1,5 @@
 import Foundation
+import Graft
 
 #if canImport(Glibc)
     import Glibc
@@ -10,11 +11,36 @@ import Foundation
 
 /// The process's two output streams: results on standard output, everything else on standard error.
 enum Console {
+    enum Stream { case output, error }
+
+    /// Columns of the terminal that a stream goes to, as it is now; nil where it goes elsewhere.
+    static func columns(of stream: Stream) -> Int? {
+        var size = winsize()
+        let descriptor = stream == .output ? STDOUT_FILENO : STDERR_FILENO
+        guard isatty(descriptor) == 1, ioctl(descriptor, UInt(TIOCGWINSZ), &size) == 0, size.ws_col > 0 else {
+            return nil
+        }
+        return Int(size.ws_col)
+    }
+
     /// Whether standard error is a terminal that can redraw a line.
     static let isTerminal = isatty(STDERR_FILENO) == 1 && ProcessInfo.processInfo.environment["TERM"] != "dumb"
 
     /// Whether standard error may be coloured: a terminal, and NO_COLOR is unset or empty.
     static let isColoured = isTerminal && (ProcessInfo.processInfo.environment["NO_COLOR"] ?? "").isEmpty
+
+    /// All of standard input, which a user's `-` names.
+    static func standardInput() throws -> [UInt8] {
+        guard isatty(STDIN_FILENO) == 0 else {
+            throw CommandFailure(
+                .noInput, "- reads standard input, which is a terminal here; send a file into it: graft … - < FILE")
+        }
+        do {
+            return Array(try FileHandle.standardInput.readToEnd() ?? Data())
+        } catch {
+            throw CommandFailure(.noInput, "standard input cannot be read: \(systemReason(of: error))")
+        }
+    }
 
     /// Writes a result. A reader that has gone away (`graft models | head -1`) ends the process without a message, as
     /// SIGPIPE would.

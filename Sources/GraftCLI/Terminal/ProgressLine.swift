@@ -58,7 +58,9 @@ final class ProgressLine {
         let cells = 24
         let filled = total > 0 ? min(cells, done * cells / total) : 0
         let picture = String(repeating: "━", count: filled) + String(repeating: "─", count: cells - filled)
-        return String("\(title) \(picture) \(done)/\(total)\(rate(done, now: now))\(suffix)".prefix(HelpText.width - 1))
+        // The last column stays free: some terminals would wrap there.
+        let width = min(Console.columns(of: .error) ?? 100, 100) - 1
+        return String("\(title) \(picture) \(done)/\(total)\(rate(done, now: now))\(suffix)".prefix(max(width, 1)))
     }
 
     private var suffix: String { detail.isEmpty ? "" : ", \(detail)" }

@@ -1,4 +1,4 @@
-/// Rows of text in columns, within 100 columns of a terminal.
+/// Rows of text in columns, within the terminal, at most 100.
 struct Table: Sendable {
     enum Alignment: Sendable { case left, right }
 

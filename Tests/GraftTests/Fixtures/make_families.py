@@ -4,7 +4,10 @@
     make_families.py FOLDER [MODEL...]      FOLDER holds the reference runner, parity.py; needs torch and torchvision
 
 Weights and pixels come from parity.py's formula (FormulaWeights.swift), so that nothing but numbers has to be stored;
-PyTorch computes in float64. Dropout and stochastic depth are off."""
+PyTorch computes in float64. Dropout and stochastic depth are off.
+
+Batch norms over a few values make some of these runs so steep that float32 alone moves them: beside each run stands how
+far PyTorch's own float32 is from it ("single": losses, worst relative distance of a gradient's norm, of the logits)."""
 import json
 import sys
 
@@ -36,7 +39,7 @@ def tensor(name, shape, names, head):
     return parity.formula_tensor(name, shape, names, head, 1)
 
 
-def build(name, head):
+def build(name, head, dtype=torch.float64):
     model = torchvision.models.get_model(name, weights=None, num_classes=CLASSES)
     for module in model.modules():
         if hasattr(module, "inplace"):
@@ -44,7 +47,7 @@ def build(name, head):
     shapes = {k: tuple(v.shape) for k, v in model.state_dict().items()}
     model.load_state_dict({k: torch.from_numpy(np.ascontiguousarray(tensor(k, s, shapes, head)))
                            for k, s in shapes.items()})
-    return model.double()
+    return model.to(dtype)
 
 
 def set_modes(model, statistics):
@@ -62,7 +65,20 @@ def short(value):
 
 
 def run(name, head, trainable, statistics, x, y):
-    model = build(name, head)
+    result = train(name, head, trainable, statistics, x, y)
+    single = train(name, head, trainable, statistics, x.float(), y)
+    floor = 1e-5 * max(result["gradients"].values())
+    scale = max(abs(v) for v in result["logits"])
+    result["single"] = {
+        "losses": single["losses"],
+        "gradients": short(max(abs(single["gradients"][k] - v) / max(v, floor) for k, v in result["gradients"].items())),
+        "logits": short(max(abs(a - b) for a, b in zip(single["logits"], result["logits"])) / scale),
+    }
+    return result
+
+
+def train(name, head, trainable, statistics, x, y):
+    model = build(name, head, x.dtype)
     for key, parameter in model.named_parameters():
         parameter.requires_grad_(any(p == "all" or key.startswith(p + ".") for p in trainable))
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=RATE, momentum=MOMENTUM)

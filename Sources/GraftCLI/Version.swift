@@ -1,2 +1,0 @@
-/// The version that `graft --version` prints and CHANGELOG.md describes.
-let graftVersion = "0.1.0"
