@@ -1,7 +1,7 @@
 import GraftTensor
 
 /// One layer of a network, declared without a device or a mode. Defaults and conventions are PyTorch's.
-package enum Layer: Hashable, Sendable {
+package enum Layer: Hashable, Sendable, Codable {
     /// The image batch; its channels.
     case input(channels: Int)
     case convolution(ConvolutionLayer)
@@ -27,7 +27,7 @@ package enum Layer: Hashable, Sendable {
 }
 
 /// The constants of `torch.nn.Conv2d`.
-package struct ConvolutionLayer: Hashable, Sendable {
+package struct ConvolutionLayer: Hashable, Sendable, Codable {
     package var inputChannels: Int
     package var outputChannels: Int
     package var kernel: Int
@@ -113,7 +113,7 @@ package struct ParameterDescription: Hashable, Sendable {
 
 /// A network: layers with torchvision's node names, in execution order. Inputs of a node come before it.
 package struct Graph: Hashable, Sendable {
-    package struct Node: Hashable, Sendable {
+    package struct Node: Hashable, Sendable, Codable {
         /// torchvision's node name, for example `layer1.0.relu_1`.
         package var name: String
         package var layer: Layer
@@ -122,11 +122,19 @@ package struct Graph: Hashable, Sendable {
 
         /// Parameter names start with this: the module's path, the node's name for layers that own parameters.
         package var module: String { name }
+
+        package init(name: String, layer: Layer, inputs: [Int]) {
+            self.name = name
+            self.layer = layer
+            self.inputs = inputs
+        }
     }
 
     package private(set) var nodes: [Node] = []
 
     package init() {}
+
+    init(_ nodes: [Node]) { self.nodes = nodes }
 
     /// The node whose value the network returns.
     package var outputIndex: Int { nodes.count - 1 }
@@ -204,14 +212,19 @@ package struct Graph: Hashable, Sendable {
 
     /// Whether a node's value is `[N, C]` in PyTorch: a flattening, or something of that value, is behind it.
     package func isFlat(_ index: Int) -> Bool {
-        switch nodes[index].layer {
-        case .flatten, .linear: true
-        case .relu, .activation, .dropout, .stochasticDepth, .add, .batchNormalization:
-            nodes[index].inputs.contains { isFlat($0) }
-        case .input, .convolution, .maxPooling, .averagePooling, .adaptiveAveragePooling, .concatenation,
-            .channelScale, .subsampleAndPad:
-            false
+        // Forward over all nodes before it: each is looked at once, however often it is read.
+        var isFlat: [Bool] = []
+        for node in nodes[...index] {
+            switch node.layer {
+            case .flatten, .linear: isFlat.append(true)
+            case .relu, .activation, .dropout, .stochasticDepth, .add, .batchNormalization:
+                isFlat.append(node.inputs.contains { isFlat[$0] })
+            case .input, .convolution, .maxPooling, .averagePooling, .adaptiveAveragePooling, .concatenation,
+                .channelScale, .subsampleAndPad:
+                isFlat.append(false)
+            }
         }
+        return isFlat[index]
     }
 
     private func unknown(_ name: String) -> GraphError {
@@ -242,7 +255,7 @@ package struct Graph: Hashable, Sendable {
         return shapes
     }
 
-    private func outputShape(
+    func outputShape(
         of node: Node, _ inputs: [ActivationShape], batch: Int, height: Int, width: Int
     ) throws(GraphError) -> ActivationShape {
         let first = inputs.first ?? ActivationShape(batch, 0, height, width)

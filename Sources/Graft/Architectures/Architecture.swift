@@ -26,6 +26,9 @@ public struct Architecture: Sendable {
     /// What fresh parameters start from.
     var initialization = Initialization.Rule.resNet
 
+    /// Whether it comes from an ONNX file, and not from a table of this library.
+    public internal(set) var isImported = false
+
     let build: @Sendable (_ classCount: Int) -> Graph
 
     /// The graph with a head of `classCount` classes.

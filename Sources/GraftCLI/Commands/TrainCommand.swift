@@ -85,7 +85,8 @@ enum TrainCommand {
             ArgumentGroup(
                 "Model",
                 [
-                    Shared.model, Shared.weights, Shared.offline, TrainableSet.headWeights, TrainableSet.classes,
+                    Shared.modelOfWeights, Shared.weights, Shared.offline, TrainableSet.headWeights,
+                    TrainableSet.classes,
                     Shared.classesFile,
                 ]),
             ArgumentGroup(
@@ -104,7 +105,7 @@ enum TrainCommand {
             Shared.runGroup(seeded: true),
             ArgumentGroup("Output", [out, resume, saveEvery, Shared.quiet, Shared.json]),
         ],
-        waived: { $0[resume] ? [Shared.data.name, Shared.model.name] : [] },
+        waived: { $0[resume] ? [Shared.data.name] : [] },
         validate: { values throws(UsageError) in
             // A resumed run's other options are in its state.
             if !values[resume] { try checkTogether(values) }
@@ -113,6 +114,10 @@ enum TrainCommand {
 
     /// Conditions between arguments.
     static func checkTogether(_ values: ArgumentValues) throws(UsageError) {
+        if values[Shared.modelOfWeights] == nil, values[Shared.weights] == nil {
+            throw UsageError(
+                "missing --model MODEL; `graft models` lists them, and a --weights file may name its own")
+        }
         if values.isGiven(validation), values.isGiven(validationSplit) {
             throw UsageError("--val and --val-split exclude each other; give one of them")
         }
@@ -148,7 +153,7 @@ enum TrainCommand {
             if resumed.isFinished { return try resumed.printFinished() }
             return try run(resumed.values, resuming: resumed.state)
         }
-        guard values.isGiven(Shared.data), values.isGiven(Shared.model),
+        guard values.isGiven(Shared.data), values.isGiven(Shared.modelOfWeights) || values.isGiven(Shared.weights),
             !RunFolder.holdsEarlierRun(values[out])
         else {
             throw CommandFailure(
@@ -165,7 +170,7 @@ enum TrainCommand {
     /// The network before the first step.
     private static func freshNetwork(_ values: ArgumentValues, _ images: ImageDataset) throws -> Model {
         var network = try NetworkRequest.model(
-            named: values[Shared.model], weights: values[Shared.weights], values, seed: values[Shared.seed])
+            named: values[Shared.modelOfWeights], weights: values[Shared.weights], values, seed: values[Shared.seed])
         NetworkRequest.announceLoading(network, values)
         try NetworkRequest.applyImages(&network, values)
         let classCount =
