@@ -28,7 +28,7 @@ import Testing
         return (try? JSONDecoder().decode([String: Entry].self, from: data)) ?? [:]
     }()
 
-    static let names = reference.keys.sorted()
+    static let names: [String] = reference.keys.sorted()
     private static let images = 4
     private static let side = 64
     private static let pixels = FormulaWeights.uniform("pixels", seed: 1, count: images * side * side * 3).map {
@@ -115,6 +115,7 @@ import Testing
         ("densenet121", 224, 256, .bilinear), ("efficientnet_b0", 224, 256, .bicubic),
         ("efficientnet_b1", 240, 255, .bilinear), ("efficientnet_b2", 288, 288, .bicubic),
         ("efficientnet_b3", 300, 320, .bicubic), ("regnet_y_400mf", 224, 232, .bilinear),
+        ("convnext_tiny", 224, 236, .bilinear),
         ("resnet20_cifar", 32, 32, .bilinear),
     ])
     func picturesAreMadeAsForThePublishedWeights(
