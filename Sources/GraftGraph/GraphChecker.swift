@@ -62,6 +62,12 @@ extension Graph {
         }
         guard !nodes.isEmpty else { throw .shapeMismatch(node: "graph", message: "it has no nodes") }
         self.init(nodes)
+        // Layer scales are named after the module that holds them, which may hold another.
+        var tensors: Set<String> = []
+        for parameter in parameters where !tensors.insert(parameter.name).inserted {
+            throw .shapeMismatch(
+                node: nodes[parameter.node].name, message: "its tensor \(parameter.name) is another node's too")
+        }
     }
 }
 
@@ -70,8 +76,9 @@ extension Layer {
     fileprivate var inputCounts: ClosedRange<Int> {
         switch self {
         case .input: 0...0
-        case .convolution, .linear, .batchNormalization, .relu, .activation, .maxPooling, .averagePooling,
-            .adaptiveAveragePooling, .dropout, .stochasticDepth, .flatten, .subsampleAndPad:
+        case .convolution, .linear, .pixelwiseLinear, .batchNormalization, .layerNormalization, .layerScale, .relu,
+            .activation, .maxPooling, .averagePooling, .adaptiveAveragePooling, .dropout, .stochasticDepth, .flatten,
+            .subsampleAndPad:
             1...1
         case .add, .channelScale: 2...2
         case .concatenation: 1...4096
@@ -105,13 +112,17 @@ extension Layer {
             guard layer.inputChannels.isMultiple(of: layer.groups), layer.outputChannels.isMultiple(of: layer.groups)
             else { return "\(layer.groups) groups do not divide its channels" }
             return nil
-        case .linear(let input, let output):
+        case .linear(let input, let output), .pixelwiseLinear(let input, let output):
             return ranges(("its input", input, 1...(1 << 30)), ("its output", output, channels))
         case .batchNormalization(let count, let epsilon, let momentum):
             guard epsilon >= 0, epsilon < 1, (0...1).contains(momentum) else {
                 return "epsilon \(epsilon) or momentum \(momentum) is out of its range"
             }
             return ranges(("its channels", count, channels))
+        case .layerNormalization(let count, let epsilon):
+            guard epsilon >= 0, epsilon < 1 else { return "epsilon \(epsilon) is out of its range" }
+            return ranges(("its channels", count, channels))
+        case .layerScale(let count): return ranges(("its channels", count, channels))
         case .maxPooling(let kernel, let stride, let padding, _): return window(kernel, stride, padding)
         case .averagePooling(let kernel, let stride, let padding): return window(kernel, stride, padding)
         case .adaptiveAveragePooling(let height, let width):

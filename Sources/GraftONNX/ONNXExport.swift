@@ -211,16 +211,34 @@ private struct GraphBuilder {
                 operand = "\(name)/flat"
                 node("Flatten", operand, [input], operand, [("axis", .number(1))])
             }
-            node(
-                "Gemm", name, [operand, try parameter("\(name).weight"), try parameter("\(name).bias")], name,
-                [("alpha", .float(1)), ("beta", .float(1)), ("transB", .number(1))])
+            try product(name, operand)
             isFlat[index] = true
+        case .pixelwiseLinear:
+            if isFlat[source] == true {
+                try product(name, input)
+                break
+            }
+            // A convolution whose weight has no window yet.
+            let weight = spread(try parameter("\(name).weight"), [2, 3])
+            node(
+                "Conv", name, [input, weight, try parameter("\(name).bias")], name,
+                [("kernel_shape", .numbers([1, 1]))])
         case .batchNormalization(_, let epsilon, let momentum):
             let operands = try ["weight", "bias", "running_mean", "running_var"].map { try parameter("\(name).\($0)") }
             // ONNX's momentum is the share of the old value.
             node(
                 "BatchNormalization", name, [input] + operands, name,
                 [("epsilon", .float(epsilon)), ("momentum", .float(1 - momentum))])
+        case .layerNormalization(_, let epsilon):
+            try layerNormalization(name, input, epsilon, isFlat: isFlat[source] == true)
+        case .layerScale:
+            // [C, 1, 1], or one row of C for what is [N, C].
+            var factor = try parameter("\(graph.nodes[index].module).layer_scale")
+            if isFlat[source] == true {
+                node("Flatten", "\(name)/factor", [factor], "\(name)/factor", [("axis", .number(0))])
+                factor = "\(name)/factor"
+            }
+            node("Mul", name, [input, factor], name, [])
         case .relu: node("Relu", name, [input], name, [])
         case .activation(let function): activation(function, name, input)
         case .maxPooling(let kernel, let stride, let padding, let ceilMode):
@@ -253,6 +271,42 @@ private struct GraphBuilder {
             let pads = constant("\(name)/pads", [0, before, 0, 0, 0, after, 0, 0])
             node("Pad", name, ["\(name)/subsampled", pads], name, [])
         }
+    }
+
+    /// A linear layer on `[N, C]`.
+    private mutating func product(_ name: String, _ input: String) throws {
+        node(
+            "Gemm", name, [input, try parameter("\(name).weight"), try parameter("\(name).bias")], name,
+            [("alpha", .float(1)), ("beta", .float(1)), ("transB", .number(1))])
+    }
+
+    /// A parameter with extents of one at axes of the result.
+    private mutating func spread(_ parameter: String, _ axes: [Int]) -> String {
+        let spread = "\(parameter)/spread"
+        node("Unsqueeze", spread, [parameter, constant("\(parameter)/axes", axes)], spread, [])
+        return spread
+    }
+
+    /// `torch.nn.LayerNorm` over the channels of each pixel; an operator of its own came with operator set 17.
+    private mutating func layerNormalization(_ name: String, _ input: String, _ epsilon: Float, isFlat: Bool) throws {
+        func step(_ operation: String, _ inputs: [String], _ result: String) -> String {
+            let attributes: [(String, Attribute)] =
+                operation == "ReduceMean" ? [("axes", .numbers([1])), ("keepdims", .number(1))] : []
+            node(operation, "\(name)/\(result)", inputs, "\(name)/\(result)", attributes)
+            return "\(name)/\(result)"
+        }
+        let mean = step("ReduceMean", [input], "mean")
+        let centered = step("Sub", [input, mean], "centered")
+        let variance = step("ReduceMean", [step("Mul", [centered, centered], "squares")], "variance")
+        let shifted = step("Add", [variance, constant("\(name)/epsilon", [], [epsilon])], "shifted")
+        let normalized = step("Div", [centered, step("Sqrt", [shifted], "deviation")], "normalized")
+        var weight = try parameter("\(name).weight")
+        var bias = try parameter("\(name).bias")
+        if !isFlat {
+            weight = spread(weight, [1, 2])
+            bias = spread(bias, [1, 2])
+        }
+        node("Add", name, [step("Mul", [normalized, weight], "scaled"), bias], name, [])
     }
 
     /// An element-wise function, of operators that operator set 13 has.

@@ -314,13 +314,19 @@ struct ONNXGraphReader {
         nodes.append(node)
         switch layer {
         case .flatten, .linear: flatness.append(true)
-        case .relu, .activation, .dropout, .stochasticDepth, .add, .batchNormalization:
+        case .relu, .activation, .dropout, .stochasticDepth, .add, .batchNormalization, .layerNormalization,
+            .layerScale, .pixelwiseLinear:
             flatness.append(inputs.contains { flatness[$0] })
         case .input, .convolution, .maxPooling, .averagePooling, .adaptiveAveragePooling, .concatenation,
             .channelScale, .subsampleAndPad:
             flatness.append(false)
         }
         return nodes.count - 1
+    }
+
+    /// Makes an element-wise function of another one.
+    mutating func replaceActivation(_ index: Int, with function: Activation) {
+        nodes[index].layer = .activation(function)
     }
 
     /// Sets a tensor of the state dictionary.
@@ -374,10 +380,13 @@ struct ONNXGraphReader {
         let function = Self.functionNames[node.operation] ?? node.operation.lowercased()
         if place.isEmpty { return function }
         // Other exporters, and our own, name the node itself.
-        if node.scopes.isEmpty, !node.name.hasPrefix("/") { return place }
+        guard Self.isTraced(node) else { return place }
         let isFunction = Self.functions.contains(node.operation) || containers.contains(place)
         return isFunction ? "\(place).\(function)" : place
     }
+
+    /// Whether PyTorch's exporters wrote the node and say in which module it stands.
+    static func isTraced(_ node: ONNXNode) -> Bool { !node.scopes.isEmpty || node.name.hasPrefix("/") }
 
     /// Operators that PyTorch's networks call as functions, not as modules.
     private static let functions: Set<String> = [
@@ -487,11 +496,12 @@ struct ONNXGraphReader {
         var index = nodes.count - 1
         while index > 0 {
             switch nodes[index].layer {
-            case .linear(_, let count): return (nodes[index].name, count)
+            case .linear(_, let count), .pixelwiseLinear(_, let count): return (nodes[index].name, count)
             case .convolution(let layer): return (nodes[index].name, layer.outputChannels)
             case .relu, .activation, .dropout, .flatten, .adaptiveAveragePooling(1, 1):
                 index = nodes[index].inputs.first ?? 0
-            case .input, .batchNormalization, .maxPooling, .averagePooling, .adaptiveAveragePooling, .add,
+            case .input, .batchNormalization, .layerNormalization, .layerScale, .maxPooling, .averagePooling,
+                .adaptiveAveragePooling, .add,
                 .concatenation, .stochasticDepth, .channelScale, .subsampleAndPad:
                 index = 0
             }

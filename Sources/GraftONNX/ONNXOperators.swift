@@ -211,16 +211,22 @@ enum ONNXOperators {
     private static let product: Operation = { reader, node in
         guard node.inputs.count == 2 else { throw NodeRefusal("it has \(node.inputs.count) inputs, not two") }
         let operands = try [reader.activation(node, 0), reader.activation(node, 1)]
-        for (value, gate) in [(operands[0], operands[1]), (operands[1], operands[0])]
-        where reader.nodes[gate].inputs == [value] {
-            // The gate's layer is left out where nothing else reads it.
+        for (place, value) in [(1, operands[0]), (0, operands[1])] where reader.nodes[operands[place]].inputs == [value]
+        {
+            let gate = operands[place]
+            let function: Activation
             switch reader.nodes[gate].layer {
-            case .activation(.sigmoid):
-                return .activation(try reader.addLayer(reader.layerName(node), .activation(.silu), [value]))
-            case .activation(.hardSigmoid):
-                return .activation(try reader.addLayer(reader.layerName(node), .activation(.hardSwish), [value]))
-            default: break
+            case .activation(.sigmoid): function = .silu
+            case .activation(.hardSigmoid): function = .hardSwish
+            default: continue
             }
+            // PyTorch's exporters write the gate where the module stands, and the product as a function of it. A gate that
+            // something else reads stays, and is left out where nothing does.
+            if ONNXGraphReader.isTraced(node), reader.hasOneReader(node.inputs[place]) {
+                reader.replaceActivation(gate, with: function)
+                return .activation(gate)
+            }
+            return .activation(try reader.addLayer(reader.layerName(node), .activation(function), [value]))
         }
         for (value, factor) in [(operands[0], operands[1]), (operands[1], operands[0])] {
             let shape = reader.shape(value)

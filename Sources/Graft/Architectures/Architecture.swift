@@ -37,7 +37,7 @@ public struct Architecture: Sendable {
     /// Every architecture, by family and size.
     public static let all: [Architecture] =
         resNets + vggs + alexNets + squeezeNets + mobileNetV2s + mobileNetV3s + denseNets + efficientNets + regNets
-        + cifarResNets
+        + convNeXts + cifarResNets
 
     /// The architecture of a name.
     ///

@@ -176,7 +176,8 @@ extension Model {
             // Layers without weights may have other names.
             let hasWeights =
                 switch node.layer {
-                case .convolution, .linear, .batchNormalization: true
+                case .convolution, .linear, .pixelwiseLinear, .batchNormalization, .layerNormalization, .layerScale:
+                    true
                 default: false
                 }
             places[index] = nodes.count

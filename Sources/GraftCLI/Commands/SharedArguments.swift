@@ -16,8 +16,11 @@ enum Shared {
         help: "Weights: a .pth, .th, .safetensors, .npz or .onnx file, hub for torchvision's, or an https address.")
     static let offline = Argument.flag(
         "offline", help: "Download nothing: weights from the hub or an address must be in the cache.")
-    static let model = Argument.required(
-        "model", .architecture, placeholderValue: "", help: "Architecture, as `graft models` lists it.")
+    static let modelUnlessWeights = Argument.optional(
+        "model", .architecture, isRequired: true,
+        help:
+            "Architecture, as `graft models` lists it, or an .onnx file whose graph is taken; can be left out where the "
+            + "file of --weights names it.")
     static let modelOfWeights = Argument.optional(
         "model", .architecture, shownAs: "what the weights file names",
         help: "Architecture, as `graft models` lists it, or an .onnx file whose graph is taken.")

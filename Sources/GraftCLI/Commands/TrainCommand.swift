@@ -85,7 +85,7 @@ enum TrainCommand {
             ArgumentGroup(
                 "Model",
                 [
-                    Shared.modelOfWeights, Shared.weights, Shared.offline, TrainableSet.headWeights,
+                    Shared.modelUnlessWeights, Shared.weights, Shared.offline, TrainableSet.headWeights,
                     TrainableSet.classes,
                     Shared.classesFile,
                 ]),
@@ -105,7 +105,10 @@ enum TrainCommand {
             Shared.runGroup(seeded: true),
             ArgumentGroup("Output", [out, resume, saveEvery, Shared.quiet, Shared.json]),
         ],
-        waived: { $0[resume] ? [Shared.data.name] : [] },
+        waived: { values in
+            let model: Set = [Shared.modelUnlessWeights.name]
+            return values[resume] ? model.union([Shared.data.name]) : values[Shared.weights] == nil ? [] : model
+        },
         validate: { values throws(UsageError) in
             // A resumed run's other options are in its state.
             if !values[resume] { try checkTogether(values) }
@@ -114,10 +117,6 @@ enum TrainCommand {
 
     /// Conditions between arguments.
     static func checkTogether(_ values: ArgumentValues) throws(UsageError) {
-        if values[Shared.modelOfWeights] == nil, values[Shared.weights] == nil {
-            throw UsageError(
-                "missing --model MODEL; `graft models` lists them, and a --weights file may name its own")
-        }
         if values.isGiven(validation), values.isGiven(validationSplit) {
             throw UsageError("--val and --val-split exclude each other; give one of them")
         }
@@ -153,7 +152,7 @@ enum TrainCommand {
             if resumed.isFinished { return try resumed.printFinished() }
             return try run(resumed.values, resuming: resumed.state)
         }
-        guard values.isGiven(Shared.data), values.isGiven(Shared.modelOfWeights) || values.isGiven(Shared.weights),
+        guard values.isGiven(Shared.data), values.isGiven(Shared.modelUnlessWeights) || values.isGiven(Shared.weights),
             !RunFolder.holdsEarlierRun(values[out])
         else {
             throw CommandFailure(
@@ -170,7 +169,8 @@ enum TrainCommand {
     /// The network before the first step.
     private static func freshNetwork(_ values: ArgumentValues, _ images: ImageDataset) throws -> Model {
         var network = try NetworkRequest.model(
-            named: values[Shared.modelOfWeights], weights: values[Shared.weights], values, seed: values[Shared.seed])
+            named: values[Shared.modelUnlessWeights], weights: values[Shared.weights], values, seed: values[Shared.seed]
+        )
         NetworkRequest.announceLoading(network, values)
         try NetworkRequest.applyImages(&network, values)
         let classCount =
