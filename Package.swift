@@ -51,13 +51,14 @@ var targets: [Target] = [
         name: "GraftOpenCL",
         dependencies: ["GraftTensor", "GraftGraph", "GraftKernels", "COpenCL", "CSystemSupport"]),
     .target(name: "GraftCheckpoint", dependencies: ["GraftTensor", "CSystemSupport"]),
+    .target(name: "GraftONNX", dependencies: ["GraftTensor", "GraftGraph"]),
     .target(name: "GraftVision", dependencies: ["GraftTensor", "CImageCodecs"]),
     .target(name: "BackendConformance", dependencies: ["GraftTensor", "GraftGraph"]),
     .target(
         name: "Graft",
         dependencies: [
-            "GraftTensor", "GraftGraph", "BackendConformance", "GraftCPU", "GraftCheckpoint", "GraftVision",
-            "CSystemSupport",
+            "GraftTensor", "GraftGraph", "BackendConformance", "GraftCPU", "GraftCheckpoint", "GraftONNX",
+            "GraftVision", "CSystemSupport",
             "CDemoWeights", .target(name: "GraftOpenCL", condition: .when(traits: ["OpenCL"])),
         ],
         exclude: ["Demo/make-weights.sh"]),
@@ -80,6 +81,7 @@ var targets: [Target] = [
         dependencies: ["GraftOpenCL", "GraftCPU", "GraftGraph", "GraftTensor", "BackendConformance"]),
     .testTarget(
         name: "GraftCheckpointTests", dependencies: ["GraftCheckpoint", "GraftTensor"], exclude: ["Fixtures"]),
+    .testTarget(name: "GraftONNXTests", dependencies: ["GraftONNX", "GraftGraph", "GraftTensor"]),
     .testTarget(
         name: "GraftVisionTests", dependencies: ["GraftVision", "GraftTensor", "CSystemSupport"], exclude: ["Golden"]),
     .testTarget(
@@ -95,8 +97,8 @@ var targets: [Target] = [
 
 /// Loops over weights and pixels live here too: optimised in debug, so that tests on real networks stay short.
 let optimizedInDebug: Set = [
-    "GraftTensor", "GraftGraph", "GraftCPU", "GraftOpenCL", "GraftCheckpoint", "GraftVision", "Graft",
-    "BackendConformance", "GraftTests",
+    "GraftTensor", "GraftGraph", "GraftCPU", "GraftOpenCL", "GraftCheckpoint", "GraftONNX", "GraftVision",
+    "Graft", "BackendConformance", "GraftTests",
 ]
 
 for target in targets where optimizedInDebug.contains(target.name) {

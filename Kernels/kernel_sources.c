@@ -28,6 +28,9 @@ static const graft_kernel_source sources[] = {
     BEGIN("elementwise_cpu")
 #embed "cl/elementwise_cpu.cl" suffix(, 0)
     END,
+    BEGIN("layer_normalization_cpu")
+#embed "cl/layer_normalization_cpu.cl" suffix(, 0)
+    END,
     BEGIN("optimizer_cpu")
 #embed "cl/optimizer_cpu.cl" suffix(, 0)
     END,
@@ -56,6 +59,9 @@ static const graft_kernel_source sources[] = {
     END,
     BEGIN("elementwise_gpu")
 #embed "cl/elementwise_gpu.cl" suffix(, 0)
+    END,
+    BEGIN("layer_normalization_gpu")
+#embed "cl/layer_normalization_gpu.cl" suffix(, 0)
     END,
     BEGIN("optimizer_gpu")
 #embed "cl/optimizer_gpu.cl" suffix(, 0)

@@ -33,6 +33,19 @@ extension ConformanceCases {
                     fills: [1: operand(activation)], setting: .inPlace(0)),
             ]
         } + [
+            ConformanceCase(
+                "layerNormalization.\(name)", .layerNormalization(s, epsilon: 1e-6), quick: quick),
+            ConformanceCase(
+                "layerNormalization.offset.\(name)", .layerNormalization(s, epsilon: 1e-6),
+                fills: [0: .range(99, 101)]),
+            ConformanceCase(
+                "layerNormalizationGradient.\(name)", .layerNormalizationGradient(s, epsilon: 1e-6), quick: quick),
+            ConformanceCase(
+                "layerNormalizationGradient.offset.\(name)", .layerNormalizationGradient(s, epsilon: 1e-3),
+                fills: [0: .range(9, 11)]),
+            ConformanceCase("layerScale.\(name)", .layerScale(s), quick: quick),
+            ConformanceCase("layerScale.inPlace.\(name)", .layerScale(s), setting: .inPlace(0)),
+            ConformanceCase("layerScaleGradient.\(name)", .layerScaleGradient(s), quick: quick),
             ConformanceCase("channelScale.\(name)", .channelScale(s), quick: quick),
             ConformanceCase("channelScale.inPlace.\(name)", .channelScale(s), setting: .inPlace(0), quick: quick),
             ConformanceCase("channelScaleGradient.\(name)", .channelScaleGradient(s), quick: quick),
@@ -48,6 +61,19 @@ extension ConformanceCases {
             ConformanceCase(
                 "stochasticDepth.inPlace.\(name)", .stochasticDepth(s, rate: 0.5, salt: 9), setting: .inPlace(0),
                 quick: quick),
+        ]
+    }
+
+    /// As many channels, and as many pixels, as networks have.
+    static let layerNormalizationCases: [ConformanceCase] = [
+        ("deep", shape(2, 768, 7, 5)), ("many", shape(3, 40, 33, 31)),
+    ].flatMap { name, s in
+        [
+            ConformanceCase("layerNormalization.\(name)", .layerNormalization(s, epsilon: 1e-6)),
+            ConformanceCase(
+                "layerNormalization.positive.\(name)", .layerNormalization(s, epsilon: 1e-6), fills: [0: .range(1, 2)]),
+            ConformanceCase("layerNormalizationGradient.\(name)", .layerNormalizationGradient(s, epsilon: 1e-6)),
+            ConformanceCase("layerScaleGradient.\(name)", .layerScaleGradient(s)),
         ]
     }
 

@@ -10,7 +10,8 @@ package enum ConformanceCases {
     /// Everything.
     package static let all: [ConformanceCase] =
         convolutionCases + winogradCases + linearCases + normalizationCases + elementwiseCases + activationCases
-        + fusedActivationCases + poolingCases + dataMovementCases + lossCases + optimizerCases + inPlaceCases
+        + fusedActivationCases + layerNormalizationCases + poolingCases + dataMovementCases + lossCases + optimizerCases
+        + inPlaceCases
         + shortBatchCases
 
     /// Small cases of every primitive, for simulators.
@@ -296,6 +297,9 @@ package enum ConformanceCases {
         add(.dropout(s, rate: 0.5, salt: 3))
         add(.stochasticDepth(s, rate: 0.5, salt: 3))
         add(.channelScale(s))
+        add(.layerNormalization(s, epsilon: 1e-6))
+        add(.layerNormalizationGradient(s, epsilon: 1e-6))
+        add(.layerScaleGradient(s))
         add(.channelScaleGradient(s))
         add(.convolution(depthwise, Epilogue(bias: true, activation: .relu6)))
         add(.convolutionInputGradient(depthwise, addend: false))

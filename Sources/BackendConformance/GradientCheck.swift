@@ -160,6 +160,17 @@ package struct GradientCheck: Sendable, CustomStringConvertible {
             pair(
                 "add.relu", .add(s, relu: true), .reluGradient(s), position: 1,
                 arguments: { [$1, ReferenceExecutor.run(.add(s, relu: true), $0)[0].values] }),
+            pair("x", .layerScale(s), .layerScale(s), arguments: { [$1, $0[1]] }),
+            pair("scale", .layerScale(s), .layerScaleGradient(s), position: 1, arguments: { [$0[0], $1] }),
+            pair(
+                "x", .layerNormalization(s, epsilon: 1e-3), .layerNormalizationGradient(s, epsilon: 1e-3),
+                arguments: { [$0[0], $1, $0[1]] }, output: 0),
+            pair(
+                "gamma", .layerNormalization(s, epsilon: 1e-3), .layerNormalizationGradient(s, epsilon: 1e-3),
+                position: 1, arguments: { [$0[0], $1, $0[1]] }, output: 1),
+            pair(
+                "beta", .layerNormalization(s, epsilon: 1e-3), .layerNormalizationGradient(s, epsilon: 1e-3),
+                position: 2, arguments: { [$0[0], $1, $0[1]] }, output: 2),
             pair("x", .channelScale(s), .channelScale(s), arguments: { [$1, $0[1]] }),
             pair("scale", .channelScale(s), .channelScaleGradient(s), position: 1, arguments: { [$0[0], $1] }),
             // Stochastic depth is its own gradient. Of eight images some are kept and some dropped.

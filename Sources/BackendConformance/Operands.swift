@@ -59,6 +59,14 @@ extension Primitive {
             Operands([.activation(s)] + vectors(2, s), [.activation(s)])
         case .relu(let s), .dropout(let s, _, _), .activation(let s, _), .stochasticDepth(let s, _, _):
             Operands([.activation(s)], [.activation(s)])
+        case .layerNormalization(let s, _): Operands([.activation(s)] + vectors(2, s), [.activation(s)])
+        case .layerNormalizationGradient(let s, _):
+            Operands(
+                [.activation(s), .activation(s)] + vectors(1, s), [.activation(s)] + vectors(2, s),
+                parameterGradients: [1, 2])
+        case .layerScale(let s): Operands([.activation(s)] + vectors(1, s), [.activation(s)])
+        case .layerScaleGradient(let s):
+            Operands([.activation(s), .activation(s)], vectors(1, s), parameterGradients: [0])
         case .channelScale(let s): Operands([.activation(s), .activation(factors(s))], [.activation(s)])
         case .channelScaleGradient(let s): Operands([.activation(s), .activation(s)], [.activation(factors(s))])
         case .reluGradient(let s), .add(let s, _), .activationGradient(let s, _):
@@ -144,6 +152,11 @@ extension Primitive {
         case .reluGradient(let s): return .reluGradient(sized(s))
         case .activation(let s, let activation): return .activation(sized(s), activation)
         case .activationGradient(let s, let activation): return .activationGradient(sized(s), activation)
+        case .layerNormalization(let s, let epsilon): return .layerNormalization(sized(s), epsilon: epsilon)
+        case .layerNormalizationGradient(let s, let epsilon):
+            return .layerNormalizationGradient(sized(s), epsilon: epsilon)
+        case .layerScale(let s): return .layerScale(sized(s))
+        case .layerScaleGradient(let s): return .layerScaleGradient(sized(s))
         case .channelScale(let s): return .channelScale(sized(s))
         case .channelScaleGradient(let s): return .channelScaleGradient(sized(s))
         case .stochasticDepth(let s, let rate, let salt): return .stochasticDepth(sized(s), rate: rate, salt: salt)

@@ -84,6 +84,13 @@ package enum ReferenceExecutor {
             output.apply(activation)
             return [output]
         case .activationGradient(_, let activation): return [activationGradient(activation, inputs[0], inputs[1])]
+        case .layerNormalization(let s, let epsilon): return [layerNormalization(s, Double(epsilon), inputs)]
+        case .layerNormalizationGradient(let s, let epsilon):
+            return layerNormalizationGradient(s, Double(epsilon), inputs)
+        case .layerScale(let s):
+            let values = inputs[0].indices.map { inputs[0][$0] * inputs[1][$0 / s.pixelCount % s.channels] }
+            return [ReferenceOutput(values: values, bounds: values.map { abs($0) })]
+        case .layerScaleGradient(let s): return [layerScaleGradient(s, inputs[0], inputs[1])]
         case .channelScale(let s):
             let values = inputs[0].indices.map { inputs[0][$0] * inputs[1][$0 / s.pixelCount] }
             return [ReferenceOutput(values: values, bounds: values.map { abs($0) })]

@@ -81,7 +81,8 @@ public final class ClassActivation {
             switch graph.nodes[index].layer {
             case .maxPooling, .averagePooling, .adaptiveAveragePooling, .dropout, .stochasticDepth, .flatten, .input:
                 return false
-            case .convolution, .linear, .batchNormalization, .relu, .activation, .add, .concatenation, .channelScale,
+            case .convolution, .linear, .pixelwiseLinear, .batchNormalization, .layerNormalization, .layerScale, .relu,
+                .activation, .add, .concatenation, .channelScale,
                 .subsampleAndPad:
                 return true
             }

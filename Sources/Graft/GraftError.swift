@@ -1,5 +1,6 @@
 import GraftCheckpoint
 import GraftGraph
+import GraftONNX
 import GraftTensor
 import GraftVision
 
@@ -109,6 +110,11 @@ public func failureKind(of error: any Error) -> FailureKind {
         case .cannotRead: .noInput
         case .cannotWrite: .cannotWrite
         case .unknownFormat, .truncated, .malformed, .forbiddenSymbol, .unsupported, .overLimit, .noTensors: .badData
+        }
+    case let error as ONNXError:
+        switch error {
+        case .malformed, .overLimit, .unsupportedNodes, .unsupported: .badData
+        case .notExportable: .cannotWrite
         }
     case let error as ImageDatasetError:
         switch error {

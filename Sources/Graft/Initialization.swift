@@ -17,6 +17,8 @@ enum Initialization {
         case mobileNet
         /// Convolutions He-normal by fan-out, linear layers uniform in ±1/√fan-out and bias 0.
         case efficientNet
+        /// All weights normal with deviation 0.02, cut off at ±2, and bias 0; layer scales 10⁻⁶.
+        case convNeXt
         /// Convolutions He-normal by fan-in, linear layers uniform in ±1/√fan-in and bias 0.
         case denseNet
     }
@@ -45,6 +47,11 @@ enum Initialization {
         switch parameter.role {
         case .counter: return HostTensor(shape: [], storage: .int64([0]))
         case .runningMean, .shift: return HostTensor(parameter.shape, repeating: 0)
+        case .scale where parameter.shape.rank == 3: return HostTensor(parameter.shape, repeating: 1e-6)
+        case .weight where rule == .convNeXt:
+            // A hundred deviations: the cut is for form's sake.
+            return HostTensor(
+                parameter.shape, (0..<count).map { Float(min(max(0.02 * normal(random, $0), -2), 2)) })
         case .runningVariance, .scale: return HostTensor(parameter.shape, repeating: 1)
         case .weight where parameter.shape.rank == 4:
             let outputs = rule == .denseNet ? parameter.shape[1] : parameter.shape[0]

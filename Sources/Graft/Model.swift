@@ -36,7 +36,9 @@ public struct Model: Sendable {
     ///   - seed: the random numbers depend on it and on each parameter's name.
     /// - Throws: ``GraftError/unknownModel(_:near:)``, ``GraftError/invalidArgument(_:)``.
     public init(_ name: String, classCount: Int? = nil, seed: UInt64 = 0) throws {
-        let architecture = try Architecture.named(name)
+        let architecture =
+            try ONNXFile.isPath(name)
+            ? Architecture(ONNXFile.read(name), path: name) : Architecture.named(name)
         let count = classCount ?? architecture.classCount
         try Limits.check(classCount: count)
         let graph = architecture.graph(classCount: count)
@@ -70,26 +72,36 @@ public struct Model: Sendable {
     /// ResNet-18 with the weights of a file.
     public static func resNet18(weights: String) throws -> Model { try Model("resnet18", weights: weights) }
 
-    /// A network with the weights of a file: `.pth` (any container), `.safetensors` or `.npz`, told apart by content.
+    /// A network with the weights of a file: `.pth` (any container), `.safetensors`, `.npz` or `.onnx`, told apart by
+    /// content.
     ///
     /// - Parameters:
-    ///   - name: an architecture's name; nil takes what the file's metadata say.
+    ///   - name: an architecture's name, or the path of an `.onnx` file whose graph is taken; nil takes what the file's
+    ///     metadata say, or the file's own graph.
     ///   - path: the file.
-    /// - Throws: ``GraftError``, `CheckpointError`. The class count is the file's; see ``replaceHead(classCount:seed:)``.
+    /// - Throws: ``GraftError``, `CheckpointError`, and errors of ONNX files that name every node that is not read. The class count is the file's; see ``replaceHead(classCount:seed:)``.
     public init(_ name: String? = nil, weights path: String) throws {
-        try self.init(checkpoint: CheckpointReader.load(path), name: name, path: path)
+        if try ONNXFile.recognizes(path) {
+            try self.init(onnx: path, name: name)
+        } else {
+            try self.init(checkpoint: CheckpointReader.load(path), name: name, path: path)
+        }
     }
 
     init(checkpoint: LoadedCheckpoint, name: String?, path: String) throws {
+        let architecture = try Architecture.resolve(name, ModelMetadata(checkpoint.metadata), path: path)
+        try self.init(checkpoint: checkpoint, architecture: architecture, path: path)
+    }
+
+    init(checkpoint: LoadedCheckpoint, architecture: Architecture, path: String) throws {
         let metadata = ModelMetadata(checkpoint.metadata)
         var checkpoint = checkpoint
         let renamed = try TensorNaming.withTorchvisionNames(checkpoint.state, source: path)
-        if let renamed { checkpoint.state = renamed }
-        guard let name = name ?? metadata.architecture else { throw GraftError.architectureUnknown(path: path) }
-        let architecture = try Architecture.named(name)
+        if let renamed, !architecture.isImported { checkpoint.state = renamed }
+        let name = architecture.name
         checkpoint.state = StateDictionary(
             checkpoint.state.map { (architecture.currentName(of: $0.name), $0.tensor) })
-        if let stated = metadata.architecture, stated != name {
+        if let stated = metadata.architecture, stated != name, !architecture.isImported {
             throw GraftError.weightsMismatch(
                 "\(path) holds weights for \(stated), not for \(name); pass --model \(stated)")
         }
@@ -117,7 +129,9 @@ public struct Model: Sendable {
         self.init(
             architecture: architecture, graph: graph, classCount: classCount, state: state,
             preprocessing: try metadata.preprocessing(path: path) ?? Self.defaultPreprocessing(architecture))
-        loadNotes = checkpoint.notes + (renamed == nil ? [] : ["timm's names replaced by torchvision's"])
+        loadNotes =
+            checkpoint.notes
+            + (renamed == nil || architecture.isImported ? [] : ["timm's names replaced by torchvision's"])
         loadNotes += report.description.split(separator: "\n").map(String.init)
         if let names = metadata.classNames {
             guard names.count == classCount else {
@@ -126,6 +140,8 @@ public struct Model: Sendable {
             classNames = names
         }
     }
+
+    mutating func prependLoadNotes(_ notes: [String]) { loadNotes = notes + loadNotes }
 
     // MARK: Freezing
 
@@ -235,9 +251,10 @@ public struct Model: Sendable {
     /// - Throws: `CheckpointError` when the file cannot be written.
     public func save(_ path: String, format: WeightsFormat? = nil) throws {
         let format = format ?? WeightsFormat(ending: path) ?? .safetensors
+        guard let container = format.checkpointFormat else { return try exportONNX(path) }
         try CheckpointWriter.write(
             state.map { ($0.name, TensorContent($0.tensor)) }, metadata: ModelMetadata(self, digest: digest()).entries,
-            format: format.checkpointFormat, to: path)
+            format: container, to: path)
     }
 
     /// Whether every weight and statistic is a finite number.

@@ -14,6 +14,8 @@ struct ModelMetadata {
         static let deviation = "std"
         static let exif = "exif"
         static let digest = "sha256_of_tensors"
+        /// A ``GraphDescription``, of networks that no table lists.
+        static let graph = "graph"
     }
 
     /// The texts of the file.
@@ -26,6 +28,7 @@ struct ModelMetadata {
         var entries = Self.entries(
             architecture: model.architecture.name, preprocessing: model.preprocessing, digest: digest)
         entries["format"] = "pt"
+        if model.architecture.isImported { entries[Key.graph] = try GraphDescription.text(of: model) }
         if let names = model.classNames {
             let data = try JSONSerialization.data(withJSONObject: names)
             entries[Key.classNames] = String(decoding: data, as: UTF8.self)
@@ -52,6 +55,8 @@ struct ModelMetadata {
     var digest: String? { entries[Key.digest] }
 
     var architecture: String? { entries[Key.architecture] }
+
+    var graph: String? { entries[Key.graph] }
 
     /// A JSON array of names.
     var classNames: [String]? {

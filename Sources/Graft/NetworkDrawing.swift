@@ -63,7 +63,14 @@ public struct NetworkDrawing: Sendable {
         var boxOf: [Int] = []
         var boxes: [Box] = []
         for (index, node) in graph.nodes.enumerated() {
-            let isNorm = if case .batchNormalization = node.layer { true } else { false }
+            let isNorm =
+                switch node.layer {
+                case .batchNormalization, .layerNormalization: true
+                case .input, .convolution, .linear, .pixelwiseLinear, .layerScale, .relu, .activation, .maxPooling,
+                    .averagePooling, .adaptiveAveragePooling, .add, .concatenation, .dropout, .stochasticDepth,
+                    .channelScale, .flatten, .subsampleAndPad:
+                    false
+                }
             if let input = node.inputs.first, node.inputs.count == 1, consumers[input] == 1,
                 Self.joinsItsInput(node.layer), stages[input] == stages[index] || parameters[index] == 0 || isNorm,
                 index > 0, input > 0
@@ -107,8 +114,11 @@ public struct NetworkDrawing: Sendable {
     /// Whether a layer is drawn in the box of the layer before it.
     private static func joinsItsInput(_ layer: Layer) -> Bool {
         switch layer {
-        case .batchNormalization, .relu, .activation, .dropout, .stochasticDepth, .flatten: true
-        case .input, .convolution, .linear, .maxPooling, .averagePooling, .adaptiveAveragePooling, .add,
+        case .batchNormalization, .layerNormalization, .layerScale, .relu, .activation, .dropout, .stochasticDepth,
+            .flatten:
+            true
+        case .input, .convolution, .linear, .pixelwiseLinear, .maxPooling, .averagePooling, .adaptiveAveragePooling,
+            .add,
             .concatenation, .channelScale, .subsampleAndPad:
             false
         }

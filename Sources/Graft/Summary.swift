@@ -111,8 +111,10 @@ public struct ModelSummary: Sendable {
             (layer.groups > 1 && layer.groups == layer.inputChannels ? "depthwise " : "convolution ")
                 + "\(layer.kernel)×\(layer.kernel)" + (layer.stride > 1 ? " /\(layer.stride)" : "")
                 + (layer.groups > 1 && layer.groups < layer.inputChannels ? " groups \(layer.groups)" : "")
-        case .linear: "linear"
+        case .linear, .pixelwiseLinear: "linear"
         case .batchNormalization: "batch norm"
+        case .layerNormalization: "layer norm"
+        case .layerScale: "layer scale"
         case .relu: "relu"
         case .activation(let activation):
             switch activation {

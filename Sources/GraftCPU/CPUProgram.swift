@@ -200,6 +200,11 @@ struct InstructionBinding {
         case .reluGradient(let shape): try bindReLUGradient(shape)
         case .activation(let shape, let activation): try bindActivation(shape, activation)
         case .activationGradient(let shape, let activation): try bindActivationGradient(shape, activation)
+        case .layerNormalization(let shape, let epsilon): try bindLayerNormalization(shape, epsilon: epsilon)
+        case .layerNormalizationGradient(let shape, let epsilon):
+            try bindLayerNormalizationGradient(shape, epsilon: epsilon)
+        case .layerScale(let shape): try bindLayerScale(shape)
+        case .layerScaleGradient(let shape): try bindLayerScaleGradient(shape)
         case .channelScale(let shape): try bindChannelScale(shape)
         case .channelScaleGradient(let shape): try bindChannelScaleGradient(shape)
         case .stochasticDepth(let shape, let rate, let salt): try bindStochasticDepth(shape, rate: rate, salt: salt)

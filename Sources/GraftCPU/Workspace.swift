@@ -17,10 +17,13 @@ extension Primitive {
         case .channelSum(let shape): shape.blocks * PlaneChunks(shape).count * 16
         case .batchNormalizationTraining(let shape, _, _, _): shape.blocks * PlaneChunks(shape).count * 48
         case .batchNormalizationTrainingGradient(let shape): shape.blocks * PlaneChunks(shape).count * 32
+        case .layerNormalizationGradient(let shape, _): LayerNormalizationSplit(shape).workspaceFloatCount(shape)
+        case .layerScaleGradient(let shape): shape.blocks * shape.batch * 16
         case .softmaxCrossEntropy(let batch, _, _): batch * 4
         case .imageNormalization, .batchNormalizationInference, .batchNormalizationReplay,
             .batchNormalizationInferenceGradient, .relu,
-            .reluGradient, .activation, .activationGradient, .channelScale, .channelScaleGradient, .stochasticDepth,
+            .reluGradient, .layerNormalization, .layerScale, .activation, .activationGradient, .channelScale,
+            .channelScaleGradient, .stochasticDepth,
             .maxPooling, .maxPoolingGradient, .averagePooling,
             .averagePoolingGradient, .adaptiveAveragePooling, .adaptiveAveragePoolingGradient, .add, .concatenation,
             .channelSlice, .dropout, .flatten, .flattenGradient, .subsampleAndPad, .subsampleAndPadGradient,

@@ -11,6 +11,8 @@ package enum CheckpointContainer: String, Sendable {
     case safetensors
     case npz
     case npy
+    /// Read by its own module.
+    case onnx = "ONNX"
 }
 
 /// An entry of a checkpoint that is not a weight, such as an epoch number or an optimizer's state.
@@ -44,6 +46,21 @@ package struct LoadedCheckpoint: Sendable {
     package var strippedPrefix: String = ""
     /// Entries that are not weights.
     package var ignored: [IgnoredEntry] = []
+
+    package init(
+        state: StateDictionary, metadata: [String: String], container: CheckpointContainer,
+        originalTypes: [String: String], originals: [String: TensorContent] = [:], wrapper: [String] = [],
+        strippedPrefix: String = "", ignored: [IgnoredEntry] = []
+    ) {
+        self.state = state
+        self.metadata = metadata
+        self.container = container
+        self.originalTypes = originalTypes
+        self.originals = originals
+        self.wrapper = wrapper
+        self.strippedPrefix = strippedPrefix
+        self.ignored = ignored
+    }
 
     /// The tensors in the order of the file, with its element types as far as they were kept.
     package var contents: [(name: String, content: TensorContent)] {

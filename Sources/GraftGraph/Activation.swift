@@ -1,5 +1,5 @@
 /// An element-wise non-linear function, as in `torch.nn`. NaN stays NaN.
-package enum Activation: String, Hashable, Sendable, CaseIterable {
+package enum Activation: String, Hashable, Sendable, CaseIterable, Codable {
     /// `max(0, x)`.
     case relu
     /// `min(max(0, x), 6)`.

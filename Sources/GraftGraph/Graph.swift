@@ -1,13 +1,19 @@
 import GraftTensor
 
 /// One layer of a network, declared without a device or a mode. Defaults and conventions are PyTorch's.
-package enum Layer: Hashable, Sendable {
+package enum Layer: Hashable, Sendable, Codable {
     /// The image batch; its channels.
     case input(channels: Int)
     case convolution(ConvolutionLayer)
     /// `torch.nn.Linear` on `[N, in, 1, 1]`.
     case linear(inputFeatures: Int, outputFeatures: Int)
+    /// `torch.nn.Linear` on the channels of each pixel: a 1×1 convolution whose weight is `[out, in]`.
+    case pixelwiseLinear(inputFeatures: Int, outputFeatures: Int)
     case batchNormalization(channels: Int, epsilon: Float = 1e-5, momentum: Float = 0.1)
+    /// `torch.nn.LayerNorm` over the channels of each pixel.
+    case layerNormalization(channels: Int, epsilon: Float)
+    /// A trainable factor per channel, the parameter `layer_scale` of the module that holds the node.
+    case layerScale(channels: Int)
     case relu
     /// Another element-wise function of `torch.nn`.
     case activation(Activation)
@@ -27,7 +33,7 @@ package enum Layer: Hashable, Sendable {
 }
 
 /// The constants of `torch.nn.Conv2d`.
-package struct ConvolutionLayer: Hashable, Sendable {
+package struct ConvolutionLayer: Hashable, Sendable, Codable {
     package var inputChannels: Int
     package var outputChannels: Int
     package var kernel: Int
@@ -113,7 +119,7 @@ package struct ParameterDescription: Hashable, Sendable {
 
 /// A network: layers with torchvision's node names, in execution order. Inputs of a node come before it.
 package struct Graph: Hashable, Sendable {
-    package struct Node: Hashable, Sendable {
+    package struct Node: Hashable, Sendable, Codable {
         /// torchvision's node name, for example `layer1.0.relu_1`.
         package var name: String
         package var layer: Layer
@@ -121,12 +127,23 @@ package struct Graph: Hashable, Sendable {
         package var inputs: [Int]
 
         /// Parameter names start with this: the module's path, the node's name for layers that own parameters.
-        package var module: String { name }
+        package var module: String {
+            guard case .layerScale = layer, let dot = name.lastIndex(of: ".") else { return name }
+            return String(name[..<dot])
+        }
+
+        package init(name: String, layer: Layer, inputs: [Int]) {
+            self.name = name
+            self.layer = layer
+            self.inputs = inputs
+        }
     }
 
     package private(set) var nodes: [Node] = []
 
     package init() {}
+
+    init(_ nodes: [Node]) { self.nodes = nodes }
 
     /// The node whose value the network returns.
     package var outputIndex: Int { nodes.count - 1 }
@@ -169,7 +186,7 @@ package struct Graph: Hashable, Sendable {
                     "weight", [layer.outputChannels, layer.inputChannels / layer.groups, layer.kernel, layer.kernel],
                     .weight)
                 if layer.bias { append("bias", [layer.outputChannels], .bias) }
-            case .linear(let input, let output):
+            case .linear(let input, let output), .pixelwiseLinear(let input, let output):
                 append("weight", [output, input], .weight)
                 append("bias", [output], .bias)
             case .batchNormalization(let channels, _, _):
@@ -178,6 +195,16 @@ package struct Graph: Hashable, Sendable {
                 append("running_mean", [channels], .runningMean)
                 append("running_var", [channels], .runningVariance)
                 append("num_batches_tracked", [], .counter)
+            case .layerNormalization(let channels, _):
+                append("weight", [channels], .scale)
+                append("bias", [channels], .shift)
+            case .layerScale(let channels):
+                // A module's own parameters stand before those of its children.
+                let place = result.firstIndex { $0.name.hasPrefix("\(node.module).") } ?? result.count
+                result.insert(
+                    ParameterDescription(
+                        name: "\(node.module).layer_scale", shape: [channels, 1, 1], role: .scale, node: index),
+                    at: place)
             case .input, .relu, .activation, .maxPooling, .averagePooling, .adaptiveAveragePooling, .add,
                 .concatenation, .dropout, .stochasticDepth, .channelScale, .flatten, .subsampleAndPad:
                 break
@@ -204,14 +231,20 @@ package struct Graph: Hashable, Sendable {
 
     /// Whether a node's value is `[N, C]` in PyTorch: a flattening, or something of that value, is behind it.
     package func isFlat(_ index: Int) -> Bool {
-        switch nodes[index].layer {
-        case .flatten, .linear: true
-        case .relu, .activation, .dropout, .stochasticDepth, .add, .batchNormalization:
-            nodes[index].inputs.contains { isFlat($0) }
-        case .input, .convolution, .maxPooling, .averagePooling, .adaptiveAveragePooling, .concatenation,
-            .channelScale, .subsampleAndPad:
-            false
+        // Forward over all nodes before it: each is looked at once, however often it is read.
+        var isFlat: [Bool] = []
+        for node in nodes[...index] {
+            switch node.layer {
+            case .flatten, .linear: isFlat.append(true)
+            case .relu, .activation, .dropout, .stochasticDepth, .add, .batchNormalization, .layerNormalization,
+                .layerScale, .pixelwiseLinear:
+                isFlat.append(node.inputs.contains { isFlat[$0] })
+            case .input, .convolution, .maxPooling, .averagePooling, .adaptiveAveragePooling, .concatenation,
+                .channelScale, .subsampleAndPad:
+                isFlat.append(false)
+            }
         }
+        return isFlat[index]
     }
 
     private func unknown(_ name: String) -> GraphError {
@@ -242,7 +275,7 @@ package struct Graph: Hashable, Sendable {
         return shapes
     }
 
-    private func outputShape(
+    func outputShape(
         of node: Node, _ inputs: [ActivationShape], batch: Int, height: Int, width: Int
     ) throws(GraphError) -> ActivationShape {
         let first = inputs.first ?? ActivationShape(batch, 0, height, width)
@@ -268,7 +301,10 @@ package struct Graph: Hashable, Sendable {
                 throw .shapeMismatch(node: node.name, message: "a linear layer needs a flattened input, found \(first)")
             }
             return first.with(channels: output)
-        case .batchNormalization(let channels, _, _):
+        case .pixelwiseLinear(let input, let output):
+            try expect(first.channels, input)
+            return first.with(channels: output)
+        case .batchNormalization(let channels, _, _), .layerNormalization(let channels, _), .layerScale(let channels):
             try expect(first.channels, channels)
             return first
         case .relu, .activation, .dropout, .stochasticDepth: return first
@@ -308,7 +344,8 @@ package struct Graph: Hashable, Sendable {
             PoolingGeometry(input: input, kernel: kernel, stride: stride, padding: padding, ceilMode: ceilMode)
         case .averagePooling(let kernel, let stride, let padding):
             PoolingGeometry(input: input, kernel: kernel, stride: stride, padding: padding)
-        case .input, .convolution, .linear, .batchNormalization, .relu, .activation, .adaptiveAveragePooling, .add,
+        case .input, .convolution, .linear, .pixelwiseLinear, .batchNormalization, .layerNormalization, .layerScale,
+            .relu, .activation, .adaptiveAveragePooling, .add,
             .concatenation, .dropout, .stochasticDepth, .channelScale, .flatten, .subsampleAndPad:
             preconditionFailure("not a pooling layer: \(layer)")
         }

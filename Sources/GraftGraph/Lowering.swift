@@ -178,7 +178,8 @@ private struct Lowering {
             }
             guard case .batchNormalization = graph.nodes[group.head].layer else { return nil }
             return !usesRunningStatistics(group.head) && group.residual == nil ? activation : nil
-        case .input, .convolution, .linear, .batchNormalization, .maxPooling, .averagePooling, .adaptiveAveragePooling,
+        case .input, .convolution, .linear, .pixelwiseLinear, .batchNormalization, .layerNormalization, .layerScale,
+            .maxPooling, .averagePooling, .adaptiveAveragePooling,
             .add, .concatenation, .dropout, .stochasticDepth, .channelScale, .flatten, .subsampleAndPad:
             return nil
         }
@@ -191,8 +192,9 @@ private struct Lowering {
             var group = Group(head: index, output: index)
             let isFusible =
                 switch graph.nodes[index].layer {
-                case .convolution, .linear, .batchNormalization, .add: true
-                case .input, .relu, .activation, .maxPooling, .averagePooling, .adaptiveAveragePooling, .concatenation,
+                case .convolution, .linear, .pixelwiseLinear, .batchNormalization, .add: true
+                case .input, .layerNormalization, .layerScale, .relu, .activation, .maxPooling, .averagePooling,
+                    .adaptiveAveragePooling, .concatenation,
                     .dropout, .stochasticDepth, .channelScale, .flatten, .subsampleAndPad:
                     false
                 }
@@ -267,9 +269,10 @@ private struct Lowering {
         let input = shapes[graph.nodes[index].inputs.first ?? index]
         return switch graph.nodes[index].layer {
         case .convolution(let layer): layer.geometry(input)
-        case .linear(_, let output):
+        case .linear(_, let output), .pixelwiseLinear(_, let output):
             ConvolutionGeometry(input: input, outputChannels: output, kernelHeight: 1, kernelWidth: 1)
-        case .input, .batchNormalization, .relu, .activation, .maxPooling, .averagePooling, .adaptiveAveragePooling,
+        case .input, .batchNormalization, .layerNormalization, .layerScale, .relu, .activation, .maxPooling,
+            .averagePooling, .adaptiveAveragePooling,
             .add, .concatenation, .dropout, .stochasticDepth, .channelScale, .flatten, .subsampleAndPad:
             nil
         }
@@ -278,8 +281,9 @@ private struct Lowering {
     private func hasBias(_ index: Int) -> Bool {
         switch graph.nodes[index].layer {
         case .convolution(let layer): layer.bias
-        case .linear: true
-        case .input, .batchNormalization, .relu, .activation, .maxPooling, .averagePooling, .adaptiveAveragePooling,
+        case .linear, .pixelwiseLinear: true
+        case .input, .batchNormalization, .layerNormalization, .layerScale, .relu, .activation, .maxPooling,
+            .averagePooling, .adaptiveAveragePooling,
             .add, .concatenation, .dropout, .stochasticDepth, .channelScale, .flatten, .subsampleAndPad:
             false
         }
@@ -347,7 +351,25 @@ private struct Lowering {
                 replays[index] = (primitive, [pixels])
                 valueOf[index] = output
             }
-        case .convolution, .linear:
+        case .layerNormalization(let channels, let epsilon):
+            let vector = ValueKind.channelVector(channels)
+            let inputs = [
+                value(node.inputs[0]), parameter("\(node.module).weight", vector),
+                parameter("\(node.module).bias", vector),
+            ]
+            let output = newValue(of: index)
+            let primitive = Primitive.layerNormalization(shape, epsilon: epsilon)
+            append(primitive, inputs, [output])
+            // Where a gradient passes it needs x in any case.
+            if flowsGradient(to: index) { replays[index] = (primitive, inputs) }
+            valueOf[index] = output
+        case .layerScale(let channels):
+            let output = newValue(of: index)
+            append(
+                .layerScale(shape),
+                [value(node.inputs[0]), parameter("\(node.module).layer_scale", .channelVector(channels))], [output])
+            valueOf[index] = output
+        case .convolution, .linear, .pixelwiseLinear:
             guard var geometry = geometry(index) else { return }
             geometry.method = method(geometry)
             if geometry.method == .winograd, hasConstantWeight(group) {
@@ -617,7 +639,31 @@ private struct Lowering {
         let needsInputGradient = plan.nodes[index].computesInputGradient
         switch node.layer {
         case .input: break
-        case .convolution, .linear:
+        case .layerNormalization(let channels, let epsilon):
+            let vector = ValueKind.channelVector(channels)
+            let target = newGradient(of: input)
+            let source = backwardValue(input)
+            append(
+                .layerNormalizationGradient(shape, epsilon: epsilon),
+                [source, gradient, parameter("\(node.module).weight", vector)],
+                [
+                    target, parameterGradient("\(node.module).weight", vector),
+                    parameterGradient("\(node.module).bias", vector),
+                ])
+            contribute(target, to: input)
+        case .layerScale(let channels):
+            let vector = ValueKind.channelVector(channels)
+            let name = "\(node.module).layer_scale"
+            if trainable.contains(name) {
+                let source = backwardValue(input)
+                append(.layerScaleGradient(shape), [source, gradient], [parameterGradient(name, vector)])
+            }
+            if needsInputGradient {
+                let target = newGradient(of: input)
+                append(.layerScale(shape), [gradient, parameter(name, vector)], [target])
+                contribute(target, to: input)
+            }
+        case .convolution, .linear, .pixelwiseLinear:
             guard var geometry = geometry(index) else { return }
             geometry.method = method(geometry)
             if trainable.contains("\(node.module).bias") {

@@ -85,6 +85,16 @@ package enum Primitive: Hashable, Sendable {
     /// `dy, v → dx`: v is the activation's argument or result, see ``Activation/gradientReads``. In place of dy allowed.
     case activationGradient(ActivationShape, Activation)
 
+    /// `x, gamma v, beta v → y`: each pixel's channels minus their mean, over the root of their (biased) variance plus
+    /// epsilon, times gamma, plus beta: `torch.nn.LayerNorm` over the channels. Variance is two-pass.
+    case layerNormalization(ActivationShape, epsilon: Float)
+    /// `x, dy, gamma v → dx, dgamma v, dbeta v`.
+    case layerNormalizationGradient(ActivationShape, epsilon: Float)
+    /// `x, v → y`: `x · v`, one factor per channel; also the gradient of x. In place of x allowed.
+    case layerScale(ActivationShape)
+    /// `x, dy → dv`: `Σ x · dy` over images and pixels, in a fixed order.
+    case layerScaleGradient(ActivationShape)
+
     /// `x, s[N,C,1,1] → y`: `x · s`, one factor per image and channel; also the gradient of x. In place of x allowed.
     case channelScale(ActivationShape)
     /// `x, dy → ds[N,C,1,1]`: `Σ x · dy` over each plane, in a fixed order.
@@ -142,6 +152,7 @@ extension Primitive {
         case averagePoolingGradient, adaptiveAveragePooling, adaptiveAveragePoolingGradient, add, concatenation
         case channelSlice, dropout, flatten, flattenGradient, subsampleAndPad, subsampleAndPadGradient
         case activation, activationGradient, channelScale, channelScaleGradient, stochasticDepth
+        case layerNormalization, layerNormalizationGradient, layerScale, layerScaleGradient
         case softmaxCrossEntropy, optimizerUpdate
     }
 
@@ -164,6 +175,10 @@ extension Primitive {
         case .activationGradient: .activationGradient
         case .channelScale: .channelScale
         case .channelScaleGradient: .channelScaleGradient
+        case .layerNormalization: .layerNormalization
+        case .layerNormalizationGradient: .layerNormalizationGradient
+        case .layerScale: .layerScale
+        case .layerScaleGradient: .layerScaleGradient
         case .maxPooling: .maxPooling
         case .maxPoolingGradient: .maxPoolingGradient
         case .averagePooling: .averagePooling
@@ -187,7 +202,7 @@ extension Primitive {
     /// The positions of inputs whose slot output 0 may take when the input dies there.
     package var inPlaceInputs: [Int] {
         switch self {
-        case .relu, .dropout, .stochasticDepth, .activation, .channelScale: [0]
+        case .relu, .dropout, .stochasticDepth, .activation, .channelScale, .layerScale: [0]
         case .reluGradient, .activationGradient: [0]
         case .add: [0, 1]
         case .imageNormalization, .convolution, .convolutionInputGradient, .convolutionWeightGradient, .channelSum,
@@ -195,7 +210,8 @@ extension Primitive {
             .batchNormalizationTrainingGradient, .batchNormalizationInferenceGradient, .maxPooling, .maxPoolingGradient,
             .averagePooling,
             .averagePoolingGradient, .adaptiveAveragePooling, .adaptiveAveragePoolingGradient, .concatenation,
-            .channelSlice, .channelScaleGradient, .flatten, .flattenGradient, .subsampleAndPad,
+            .channelSlice, .channelScaleGradient, .layerNormalization, .layerNormalizationGradient, .layerScaleGradient,
+            .flatten, .flattenGradient, .subsampleAndPad,
             .subsampleAndPadGradient, .softmaxCrossEntropy, .optimizerUpdate:
             []
         }

@@ -11,8 +11,10 @@ extension Graph {
         let node = nodes[index]
         switch node.layer {
         case .convolution(let layer): return layer.geometry(shapes[node.inputs[0]]).multiplyAccumulateCount
-        case .linear(let input, let output): return shapes[index].batch * input * output
-        case .input, .batchNormalization, .relu, .activation, .maxPooling, .averagePooling, .adaptiveAveragePooling,
+        case .linear(let input, let output), .pixelwiseLinear(let input, let output):
+            return shapes[index].batch * shapes[index].pixelCount * input * output
+        case .input, .batchNormalization, .layerNormalization, .layerScale, .relu, .activation, .maxPooling,
+            .averagePooling, .adaptiveAveragePooling,
             .add, .concatenation, .dropout, .stochasticDepth, .channelScale, .flatten, .subsampleAndPad:
             return 0
         }
@@ -34,7 +36,8 @@ extension Primitive {
             geometry
         case .imageNormalization, .channelSum, .batchNormalizationTraining, .batchNormalizationInference,
             .batchNormalizationReplay, .batchNormalizationTrainingGradient, .batchNormalizationInferenceGradient, .relu,
-            .reluGradient, .activation, .activationGradient, .channelScale, .channelScaleGradient, .stochasticDepth,
+            .reluGradient, .layerNormalization, .layerNormalizationGradient, .layerScale, .layerScaleGradient,
+            .activation, .activationGradient, .channelScale, .channelScaleGradient, .stochasticDepth,
             .maxPooling, .maxPoolingGradient, .averagePooling, .averagePoolingGradient, .adaptiveAveragePooling,
             .adaptiveAveragePoolingGradient, .add, .concatenation, .channelSlice, .dropout, .flatten,
             .flattenGradient, .subsampleAndPad, .subsampleAndPadGradient, .softmaxCrossEntropy, .optimizerUpdate:
@@ -88,7 +91,9 @@ extension Primitive {
             .batchNormalizationReplay(let shape, _), .batchNormalizationTrainingGradient(let shape),
             .batchNormalizationInferenceGradient(let shape, _),
             .relu(let shape), .reluGradient(let shape), .activation(let shape, _), .activationGradient(let shape, _),
-            .channelScale(let shape), .channelScaleGradient(let shape), .stochasticDepth(let shape, _, _),
+            .layerNormalization(let shape, _), .layerNormalizationGradient(let shape, _), .layerScale(let shape),
+            .layerScaleGradient(let shape), .channelScale(let shape), .channelScaleGradient(let shape),
+            .stochasticDepth(let shape, _, _),
             .adaptiveAveragePooling(let shape, _, _),
             .adaptiveAveragePoolingGradient(let shape, _, _), .add(let shape, _), .concatenation(let shape, _),
             .channelSlice(let shape, _, _), .dropout(let shape, _, _), .flatten(let shape),

@@ -106,6 +106,18 @@
                 return elementwise(
                     "activation_gradient", shape, [.input(0), .input(1), .output(0)],
                     definitions: [.init("ACTIVATION", activation.code)])
+            case .layerNormalization(let shape, let epsilon):
+                try checked(shape, primitive)
+                return layerNormalization(shape, epsilon)
+            case .layerNormalizationGradient(let shape, let epsilon):
+                try checked(shape, primitive)
+                return layerNormalizationGradient(shape, epsilon)
+            case .layerScale(let shape):
+                try checked(shape, primitive)
+                return layerScale(shape)
+            case .layerScaleGradient(let shape):
+                try checked(shape, primitive)
+                return layerScaleGradient(shape)
             case .channelScale(let shape):
                 try checked(shape, primitive)
                 return planewise("channel_scale", shape, [.input(0), .input(1), .output(0)])

@@ -159,10 +159,12 @@
             case .channelSum(let shape): chunks(shape) > 1 ? 4 * shape.channels * chunks(shape) : 0
             case .batchNormalizationTraining(let shape, _, _, _), .batchNormalizationTrainingGradient(let shape):
                 8 * shape.channels * chunks(shape)
+            case .layerNormalizationGradient(let shape, _): layerNormalizationGradientWorkspaceByteCount(shape)
             case .softmaxCrossEntropy(let batch, _, _): 8 * batch
             case .imageNormalization, .batchNormalizationInference, .batchNormalizationReplay,
                 .batchNormalizationInferenceGradient, .relu,
-                .reluGradient, .activation, .activationGradient, .channelScale, .channelScaleGradient, .stochasticDepth,
+                .reluGradient, .layerNormalization, .layerScale, .layerScaleGradient, .activation, .activationGradient,
+                .channelScale, .channelScaleGradient, .stochasticDepth,
                 .maxPooling, .maxPoolingGradient, .averagePooling, .averagePoolingGradient,
                 .adaptiveAveragePooling, .adaptiveAveragePoolingGradient, .add, .concatenation, .channelSlice, .dropout,
                 .flatten, .flattenGradient, .subsampleAndPad, .subsampleAndPadGradient, .optimizerUpdate:
@@ -219,6 +221,11 @@
                 return vectorized("activate", shape, [.input(0), .output(0)], activation)
             case .activationGradient(let shape, let activation):
                 return vectorized("activation_gradient", shape, [.input(0), .input(1), .output(0)], activation)
+            case .layerNormalization(let shape, let epsilon): return layerNormalization(shape, epsilon: epsilon)
+            case .layerNormalizationGradient(let shape, let epsilon):
+                return layerNormalizationGradient(shape, epsilon: epsilon)
+            case .layerScale(let shape): return layerScale(shape)
+            case .layerScaleGradient(let shape): return layerScaleGradient(shape)
             case .channelScale(let shape):
                 let vector = shape.pixelCount % 4 == 0 ? 4 : 1
                 return [
@@ -333,7 +340,9 @@
                 .batchNormalizationInferenceGradient(let shape, _),
                 .relu(let shape), .reluGradient(let shape), .activation(let shape, _),
                 .activationGradient(let shape, _), .channelScale(let shape), .channelScaleGradient(let shape),
-                .stochasticDepth(let shape, _, _), .add(let shape, _), .concatenation(let shape, _),
+                .layerNormalization(let shape, _), .layerNormalizationGradient(let shape, _), .layerScale(let shape),
+                .layerScaleGradient(let shape), .stochasticDepth(let shape, _, _), .add(let shape, _),
+                .concatenation(let shape, _),
                 .channelSlice(let shape, _, _), .dropout(let shape, _, _), .flatten(let shape),
                 .flattenGradient(let shape):
                 largest = shape.elementCount

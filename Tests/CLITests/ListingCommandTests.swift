@@ -88,7 +88,7 @@ import Testing
             "vgg19", "vgg19_bn", "alexnet", "squeezenet1_0", "squeezenet1_1", "resnet20_cifar", "resnet32_cifar",
             "resnet44_cifar", "resnet56_cifar", "resnet110_cifar", "mobilenet_v2", "mobilenet_v3_small",
             "mobilenet_v3_large", "densenet121", "efficientnet_b0", "efficientnet_b1", "efficientnet_b2",
-            "efficientnet_b3", "regnet_y_400mf",
+            "efficientnet_b3", "regnet_y_400mf", "convnext_tiny",
         ] {
             #expect(names.contains(name), "\(name) is missing")
         }
@@ -108,6 +108,7 @@ import Testing
         #expect(counts["efficientnet_b0"] == 5_288_548)
         #expect(counts["efficientnet_b3"] == 12_233_232)
         #expect(counts["regnet_y_400mf"] == 4_344_144)
+        #expect(counts["convnext_tiny"] == 28_589_128)
         let hub = Dictionary(uniqueKeysWithValues: models.map { ($0["name"] as? String ?? "", $0["hub"] as? String) })
         #expect(hub["resnet18"] == "https://download.pytorch.org/models/resnet18-f37072fd.pth")
         #expect(hub["resnet20_cifar"] == .some(nil))

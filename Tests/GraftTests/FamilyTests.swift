@@ -139,6 +139,7 @@ import Testing
         ("densenet121", 224, 256, .bilinear), ("efficientnet_b0", 224, 256, .bicubic),
         ("efficientnet_b1", 240, 256, .bicubic), ("efficientnet_b2", 288, 288, .bicubic),
         ("efficientnet_b3", 300, 320, .bicubic), ("regnet_y_400mf", 224, 256, .bilinear),
+        ("convnext_tiny", 224, 236, .bilinear),
         ("resnet20_cifar", 32, 32, .bilinear),
     ])
     func picturesAreMadeAsForThePublishedWeights(

@@ -26,6 +26,9 @@ public struct Architecture: Sendable {
     /// What fresh parameters start from.
     var initialization = Initialization.Rule.resNet
 
+    /// Whether it comes from an ONNX file, and not from a table of this library.
+    public internal(set) var isImported = false
+
     let build: @Sendable (_ classCount: Int) -> Graph
 
     /// The graph with a head of `classCount` classes.
@@ -34,7 +37,7 @@ public struct Architecture: Sendable {
     /// Every architecture, by family and size.
     public static let all: [Architecture] =
         resNets + vggs + alexNets + squeezeNets + mobileNetV2s + mobileNetV3s + denseNets + efficientNets + regNets
-        + cifarResNets
+        + convNeXts + cifarResNets
 
     /// The architecture of a name.
     ///

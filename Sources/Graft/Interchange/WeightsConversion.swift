@@ -9,20 +9,28 @@ public enum WeightsFormat: String, Sendable, CaseIterable {
     case safetensors
     /// numpy's archive of arrays.
     case npz
+    /// A whole network, not its weights alone.
+    case onnx
 
     /// The format that a file name's ending stands for; nil for another ending.
     public init?(ending path: String) {
+        if path.lowercased().hasSuffix(".onnx") {
+            self = .onnx
+            return
+        }
         guard let format = CheckpointFormat(ending: path) else { return nil }
         self.init(format)
     }
 
     init?(_ format: CheckpointFormat) { self.init(rawValue: format.rawValue) }
 
-    var checkpointFormat: CheckpointFormat {
+    /// nil for ONNX, which holds more than tensors.
+    var checkpointFormat: CheckpointFormat? {
         switch self {
         case .pth: .pth
         case .safetensors: .safetensors
         case .npz: .npz
+        case .onnx: nil
         }
     }
 }
@@ -62,6 +70,12 @@ public struct WeightsConversion: Sendable {
         model: String? = nil
     ) throws -> WeightsConversion {
         let format = try format ?? WeightsFormat.required(ending: output)
+        if try format == .onnx || ONNXFile.recognizes(input) {
+            guard names == nil else {
+                throw GraftError.invalidArgument("the names of an ONNX file are torchvision's; leave --names out")
+            }
+            return try run(network: Model(model, weights: input), to: output, format: format)
+        }
         var limits = ReadLimits.standard
         limits.keepsElementTypes = true
         let checkpoint = try CheckpointReader.load(input, limits: limits)
@@ -90,10 +104,37 @@ public struct WeightsConversion: Sendable {
         if format == .npz, widened > 0 {
             notes.append("\(widened) bfloat16 tensors written as float32, since .npz has no bfloat16")
         }
-        try CheckpointWriter.write(tensors, metadata: metadata, format: format.checkpointFormat, to: output)
+        guard let container = format.checkpointFormat else {
+            throw GraftError.invalidArgument("\(format.rawValue) holds a network, not tensors alone")
+        }
+        try CheckpointWriter.write(tensors, metadata: metadata, format: container, to: output)
         return WeightsConversion(
             source: checkpoint.container.rawValue, format: format, tensorCount: tensors.count,
             elementCount: checkpoint.state.elementCount, metadata: metadata, notes: notes)
+    }
+
+    /// Writes a network's weights, or all of it as ONNX.
+    ///
+    /// - Parameters:
+    ///   - network: with its weights and preprocessing; an ONNX file is made for its image size.
+    ///   - output: the new file.
+    ///   - format: nil takes what the ending of `output` says.
+    ///   - layers: ONNX: the outputs, see ``Model/exportONNX(_:layers:)``.
+    /// - Returns: what was written.
+    /// - Throws: `CheckpointError`; `GraphError.unknownNode`; ``GraftError/invalidArgument(_:)``.
+    public static func run(
+        network: Model, to output: String, format: WeightsFormat? = nil, layers: [String] = ["logits"]
+    ) throws -> WeightsConversion {
+        let format = try format ?? WeightsFormat.required(ending: output)
+        if format == .onnx {
+            try network.exportONNX(output, layers: layers)
+        } else {
+            try network.save(output, format: format)
+        }
+        return WeightsConversion(
+            source: network.loadNotes.first ?? "", format: format, tensorCount: network.state.count,
+            elementCount: network.state.elementCount,
+            metadata: try ModelMetadata(network, digest: network.digest()).entries, notes: network.loadNotes)
     }
 }
 
@@ -104,7 +145,7 @@ extension WeightsFormat {
     static func required(ending path: String) throws(GraftError) -> WeightsFormat {
         guard let format = WeightsFormat(ending: path) else {
             throw .invalidArgument(
-                "\(path): the ending says no format; use .pth, .safetensors or .npz, or name one with --format")
+                "\(path): the ending says no format; use .pth, .safetensors, .npz or .onnx, or name one with --format")
         }
         return format
     }

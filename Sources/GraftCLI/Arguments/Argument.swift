@@ -139,14 +139,15 @@ extension Argument {
         }
     }
 
-    /// An option that may be absent; `shownAs` says what holds then.
+    /// An option that may be absent; `shownAs` says what holds then. One that is required may be where the command waives
+    /// it.
     static func optional<Wrapped>(
         _ name: String, _ kind: ValueKind<Wrapped>, shownAs defaultText: String? = nil, example: String? = nil,
-        help: String
+        isRequired: Bool = false, help: String
     ) -> Argument where Value == Wrapped? {
         Argument(
             name: name, form: .option, placeholder: kind.placeholder, help: help, defaultText: defaultText,
-            choices: kind.choices, completion: kind.completion, isRequired: false, isRepeatable: false,
+            choices: kind.choices, completion: kind.completion, isRequired: isRequired, isRepeatable: false,
             environmentName: nil, defaultValue: nil
         ) { (value: inout Wrapped?, text) throws(UsageError) in
             value = try read(text, as: kind, of: "--\(name)", example: example)

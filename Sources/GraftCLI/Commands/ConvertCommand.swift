@@ -4,12 +4,12 @@ import Graft
 enum ConvertCommand {
     static let input = Argument.positional(
         "IN", .path("IN"), placeholderValue: "",
-        help: "Weights: .pth (any container), .safetensors or .npz; the content says which.")
+        help: "Weights: .pth (any container), .safetensors, .npz or .onnx; the content says which.")
     static let output = Argument.positional(
         "OUT", .path("OUT"), placeholderValue: "",
-        help: "New file; its ending says the format: .pth, .safetensors or .npz. May be IN.")
+        help: "New file; its ending says the format: .pth, .safetensors, .npz or .onnx. May be IN.")
     static let format = Argument.optional(
-        "format", .choice("pth", "safetensors", "npz"), shownAs: "what the ending of OUT says", example: "pth",
+        "format", .choice("pth", "safetensors", "npz", "onnx"), shownAs: "what the ending of OUT says", example: "pth",
         help: "Format of OUT.")
     static let names = Argument.option(
         "names", .choice("keep", "torchvision", "timm"), default: "keep",
@@ -18,22 +18,32 @@ enum ConvertCommand {
         "model", .architecture, shownAs: "what the file says",
         help: "Check that the weights fit this architecture, and write its name and preprocessing into OUT.")
 
+    static let layer = Argument.optional(
+        "layer", .names("A[,B]"), shownAs: "logits", example: "avgpool",
+        help: "ONNX: nodes whose outputs the file gives, a feature extractor; see `graft summary`.")
+    static let imageSize = Argument.optional(
+        "image-size", .wholeNumber(atLeast: 1, atMost: 65_536), shownAs: "the weights file's, else 224", example: "224",
+        help: "ONNX: side of the images that the file takes.")
+
     static let command = Command(
         name: "convert",
-        summary: "Write weights as another kind of file.",
+        summary: "Write weights as another kind of file, or a network as ONNX.",
         discussion: """
             Names, order, element types and shapes of the tensors are kept. A .pth file is PyTorch's zip, for \
             torch.load(weights_only=True). Architecture, class names and preprocessing go along: in safetensors' \
-            __metadata__, in an entry of the .pth that PyTorch passes over, in a text array __metadata__ of the .npz.
+            __metadata__, in an entry of the .pth that PyTorch passes over, in a text array __metadata__ of the .npz. An .onnx file holds the whole network (operator set 13, batch \
+            free, inference form), or what the outputs of --layer need.
             """,
         examples: [
             "graft convert runs/a/best.safetensors best.pth",
             "graft convert resnet18.pth resnet18.safetensors --model resnet18",
+            "graft convert resnet18.pth resnet18.onnx --model resnet18",
+            "graft convert runs/a/best.safetensors features.onnx --layer avgpool",
             "graft convert vgg16_timm.safetensors vgg16.pth --names torchvision",
         ],
         groups: [
             ArgumentGroup("Files", [input, output]),
-            ArgumentGroup("Conversion", [format, names, model]),
+            ArgumentGroup("Conversion", [format, names, model, layer, imageSize]),
             Shared.outputGroup,
         ],
         run: run)
@@ -42,12 +52,26 @@ enum ConvertCommand {
         let output = values[output]
         guard let format = values[format].flatMap(WeightsFormat.init(rawValue:)) ?? WeightsFormat(ending: output) else {
             throw UsageError(
-                "OUT \"\(output)\" has an ending that says no format; use .pth, .safetensors or .npz, or name one with "
+                "OUT \"\(output)\" has an ending that says no format; use .pth, .safetensors, .npz or .onnx, or name one with "
                     + "--format")
         }
-        let result = try WeightsConversion.run(
-            values[input], to: output, format: format, names: TensorNaming(rawValue: values[names]),
-            model: values[model])
+        for argument in [layer as any AnyArgument, imageSize] where format != .onnx && values.isGiven(argument) {
+            throw UsageError("\(argument.display) applies to ONNX files only, and OUT is to be .\(format.rawValue)")
+        }
+        let result: WeightsConversion
+        if format == .onnx {
+            guard values[names] == "keep" else {
+                throw UsageError("--names does not apply to ONNX files, whose names are torchvision's")
+            }
+            var network = try Model(values[model], weights: values[input])
+            try NetworkRequest.applyImageSize(&network, values[imageSize])
+            result = try WeightsConversion.run(
+                network: network, to: output, format: format, layers: values[layer] ?? ["logits"])
+        } else {
+            result = try WeightsConversion.run(
+                values[input], to: output, format: format, names: TensorNaming(rawValue: values[names]),
+                model: values[model])
+        }
         NetworkRequest.note("read: " + result.notes.joined(separator: "; "), values)
         if values[Shared.json] {
             let json: JSON = [

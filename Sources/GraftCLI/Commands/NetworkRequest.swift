@@ -29,9 +29,16 @@ enum NetworkRequest {
 
     /// The network of a name with the weights of `--weights`, or random without.
     static func model(
-        named name: String, weights: WeightsSource?, _ values: ArgumentValues, seed: UInt64 = 0
+        named name: String?, weights: WeightsSource?, _ values: ArgumentValues, seed: UInt64 = 0
     ) throws -> Model {
-        guard let weights else { return try Model(name, seed: seed) }
+        guard let weights else {
+            guard let name else {
+                throw UsageError(
+                    "missing --model MODEL; `graft models` lists them, and a weights file may name its own")
+            }
+            // An ONNX file is a name too, and has weights of its own.
+            return try isFile(name) ? Model(weights: name) : Model(name, seed: seed)
+        }
         return try Model(name, weights: try weightsFile(weights, architecture: name, values))
     }
 
@@ -68,6 +75,9 @@ enum NetworkRequest {
         announceLoading(network, values)
         return network
     }
+
+    /// Whether a model's name is that of an ONNX file.
+    private static func isFile(_ name: String) -> Bool { name.lowercased().hasSuffix(".onnx") }
 
     /// Says what was found in the weights file and done with it.
     static func announceLoading(_ network: Model, _ values: ArgumentValues) {
@@ -115,7 +125,7 @@ enum NetworkRequest {
     static func freeze(_ network: inout Model, _ values: ArgumentValues) throws {
         if let names = values[TrainableSet.freeze] {
             try network.freeze(names.joined(separator: ","))
-        } else if values[Shared.weights] != nil {
+        } else if values[Shared.weights] != nil || values[Shared.modelOfWeights].map(isFile) == true {
             try network.freeze("backbone")
         }
         if let names = values[TrainableSet.unfreeze] { try network.unfreeze(names.joined(separator: ",")) }

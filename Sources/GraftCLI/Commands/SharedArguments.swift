@@ -8,17 +8,22 @@ enum Shared {
         help: "Folder of class folders, or one with train/ and val/ in it.")
     static let weights = Argument.optional(
         "weights", .weights, shownAs: "random",
-        help: "Pretrained weights: a .pth, .th, .safetensors or .npz file, hub for torchvision's, or an https address.")
+        help:
+            "Pretrained weights: a .pth, .th, .safetensors, .npz or .onnx file, hub for torchvision's, or an https address."
+    )
     static let requiredWeights = Argument.required(
         "weights", .weights, placeholderValue: .file(""),
-        help: "Weights: a .pth, .th, .safetensors or .npz file, hub for torchvision's, or an https address.")
+        help: "Weights: a .pth, .th, .safetensors, .npz or .onnx file, hub for torchvision's, or an https address.")
     static let offline = Argument.flag(
         "offline", help: "Download nothing: weights from the hub or an address must be in the cache.")
-    static let model = Argument.required(
-        "model", .architecture, placeholderValue: "", help: "Architecture, as `graft models` lists it.")
+    static let modelUnlessWeights = Argument.optional(
+        "model", .architecture, isRequired: true,
+        help:
+            "Architecture, as `graft models` lists it, or an .onnx file whose graph is taken; can be left out where the "
+            + "file of --weights names it.")
     static let modelOfWeights = Argument.optional(
         "model", .architecture, shownAs: "what the weights file names",
-        help: "Architecture, as `graft models` lists it.")
+        help: "Architecture, as `graft models` lists it, or an .onnx file whose graph is taken.")
 
     // Images
     static let imageSize = Argument.optional(

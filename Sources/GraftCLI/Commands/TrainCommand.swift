@@ -85,7 +85,8 @@ enum TrainCommand {
             ArgumentGroup(
                 "Model",
                 [
-                    Shared.model, Shared.weights, Shared.offline, TrainableSet.headWeights, TrainableSet.classes,
+                    Shared.modelUnlessWeights, Shared.weights, Shared.offline, TrainableSet.headWeights,
+                    TrainableSet.classes,
                     Shared.classesFile,
                 ]),
             ArgumentGroup(
@@ -104,7 +105,10 @@ enum TrainCommand {
             Shared.runGroup(seeded: true),
             ArgumentGroup("Output", [out, resume, saveEvery, Shared.quiet, Shared.json]),
         ],
-        waived: { $0[resume] ? [Shared.data.name, Shared.model.name] : [] },
+        waived: { values in
+            let model: Set = [Shared.modelUnlessWeights.name]
+            return values[resume] ? model.union([Shared.data.name]) : values[Shared.weights] == nil ? [] : model
+        },
         validate: { values throws(UsageError) in
             // A resumed run's other options are in its state.
             if !values[resume] { try checkTogether(values) }
@@ -148,7 +152,7 @@ enum TrainCommand {
             if resumed.isFinished { return try resumed.printFinished() }
             return try run(resumed.values, resuming: resumed.state)
         }
-        guard values.isGiven(Shared.data), values.isGiven(Shared.model),
+        guard values.isGiven(Shared.data), values.isGiven(Shared.modelUnlessWeights) || values.isGiven(Shared.weights),
             !RunFolder.holdsEarlierRun(values[out])
         else {
             throw CommandFailure(
@@ -165,7 +169,8 @@ enum TrainCommand {
     /// The network before the first step.
     private static func freshNetwork(_ values: ArgumentValues, _ images: ImageDataset) throws -> Model {
         var network = try NetworkRequest.model(
-            named: values[Shared.model], weights: values[Shared.weights], values, seed: values[Shared.seed])
+            named: values[Shared.modelUnlessWeights], weights: values[Shared.weights], values, seed: values[Shared.seed]
+        )
         NetworkRequest.announceLoading(network, values)
         try NetworkRequest.applyImages(&network, values)
         let classCount =

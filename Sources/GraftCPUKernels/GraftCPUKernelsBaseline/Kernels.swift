@@ -2163,6 +2163,123 @@ func sumProducts(
     storeBlock(total, sum)
 }
 
+// MARK: - Layer normalisation
+
+/// Lanes of a block that are channels, as a mask.
+@inline(__always)
+private func absentLanes(_ run: PixelRun, _ block: Int) -> SIMDMask<SIMD16<Int32>> {
+    SIMD16<Int32>(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15)
+        .>= SIMD16<Int32>(repeating: Int32(truncatingIfNeeded: run.channels - block * 16))
+}
+
+/// Leaves each pixel's mean in `scratch[pixel · 64]` and 1/deviation in `scratch[pixel · 64 + 16]`, in all 16 lanes.
+@inline(__always)
+private func pixelStatistics(_ run: PixelRun, _ x: UnsafePointer<Float>) {
+    let scratch = run.scratch
+    let channels = Float(run.channels)
+    for pixel in 0..<run.count {
+        storeBlock(Block.zero, scratch + pixel * 64)
+        storeBlock(Block.zero, scratch + pixel * 64 + 16)
+    }
+    for block in 0..<run.blocks {
+        let source = x + block * run.blockStride
+        for pixel in 0..<run.count {
+            let sum = scratch + pixel * 64
+            storeBlock(loadBlock(sum) + loadBlock(source + pixel * 16), sum)
+        }
+    }
+    for pixel in 0..<run.count {
+        storeBlock(Block(repeating: loadBlock(scratch + pixel * 64).sum() / channels), scratch + pixel * 64)
+    }
+    for block in 0..<run.blocks {
+        let source = x + block * run.blockStride
+        let absent = absentLanes(run, block)
+        for pixel in 0..<run.count {
+            let squares = scratch + pixel * 64 + 16
+            let deviation = (loadBlock(source + pixel * 16) - loadBlock(scratch + pixel * 64))
+                .replacing(with: Block.zero, where: absent)
+            storeBlock(fused(loadBlock(squares), deviation, deviation), squares)
+        }
+    }
+    for pixel in 0..<run.count {
+        let squares = scratch + pixel * 64 + 16
+        let variance = loadBlock(squares).sum() / channels
+        storeBlock(Block(repeating: 1 / (variance + run.epsilon).squareRoot()), squares)
+    }
+}
+
+@inline(never)
+func layerNormalization(
+    _ run: PixelRun, _ x: UnsafePointer<Float>, _ gamma: UnsafePointer<Float>, _ beta: UnsafePointer<Float>,
+    _ y: UnsafeMutablePointer<Float>
+) {
+    pixelStatistics(run, x)
+    for block in 0..<run.blocks {
+        let factor = loadBlock(gamma + block * 16)
+        let shift = loadBlock(beta + block * 16)
+        let start = block * run.blockStride
+        // gamma and beta are zero behind the last channel, and so is the result.
+        for pixel in 0..<run.count {
+            let center = loadBlock(run.scratch + pixel * 64)
+            let inverse = loadBlock(run.scratch + pixel * 64 + 16)
+            let place = start + pixel * 16
+            storeBlock(fused(shift, (loadBlock(x + place) - center) * inverse, factor), y + place)
+        }
+    }
+}
+
+@inline(never)
+func layerNormalizationGradient(
+    _ run: PixelRun, _ x: UnsafePointer<Float>, _ dy: UnsafePointer<Float>, _ gamma: UnsafePointer<Float>,
+    _ dx: UnsafeMutablePointer<Float>, _ dgamma: UnsafeMutablePointer<Float>, _ dbeta: UnsafeMutablePointer<Float>
+) {
+    pixelStatistics(run, x)
+    let scratch = run.scratch
+    for pixel in 0..<run.count {
+        storeBlock(Block.zero, scratch + pixel * 64 + 32)
+        storeBlock(Block.zero, scratch + pixel * 64 + 48)
+    }
+    for block in 0..<run.blocks {
+        let factor = loadBlock(gamma + block * 16)
+        let start = block * run.blockStride
+        var scaleSum = Block.zero
+        var shiftSum = Block.zero
+        for pixel in 0..<run.count {
+            let statistics = scratch + pixel * 64
+            let place = start + pixel * 16
+            let normalized = (loadBlock(x + place) - loadBlock(statistics)) * loadBlock(statistics + 16)
+            let gradient = loadBlock(dy + place)
+            shiftSum += gradient
+            scaleSum = fused(scaleSum, gradient, normalized)
+            let scaled = gradient * factor
+            storeBlock(loadBlock(statistics + 32) + scaled, statistics + 32)
+            storeBlock(fused(loadBlock(statistics + 48), scaled, normalized), statistics + 48)
+        }
+        storeBlock(loadBlock(dgamma + block * 16) + scaleSum, dgamma + block * 16)
+        storeBlock(loadBlock(dbeta + block * 16) + shiftSum, dbeta + block * 16)
+    }
+    let channels = Float(run.channels)
+    for pixel in 0..<run.count {
+        let statistics = scratch + pixel * 64
+        storeBlock(Block(repeating: loadBlock(statistics + 32).sum() / channels), statistics + 32)
+        storeBlock(Block(repeating: loadBlock(statistics + 48).sum() / channels), statistics + 48)
+    }
+    for block in 0..<run.blocks {
+        let factor = loadBlock(gamma + block * 16)
+        let start = block * run.blockStride
+        let absent = absentLanes(run, block)
+        for pixel in 0..<run.count {
+            let statistics = scratch + pixel * 64
+            let place = start + pixel * 16
+            let inverse = loadBlock(statistics + 16)
+            let normalized = (loadBlock(x + place) - loadBlock(statistics)) * inverse
+            let inner = loadBlock(dy + place) * factor - loadBlock(statistics + 32)
+            let result = (inner - normalized * loadBlock(statistics + 48)) * inverse
+            storeBlock(result.replacing(with: Block.zero, where: absent), dx + place)
+        }
+    }
+}
+
 // MARK: - Depthwise convolution
 
 /// The epilogue of one result; `place` from the plane's first output on, lane included.
@@ -2622,6 +2739,7 @@ package func makeKernelTable() -> KernelTable {
         normalize: normalize, gradientSums: gradientSums, normalizationGradient: normalizationGradient,
         scaleChannels: scaleChannels, sumVectors: sumVectors, relu: relu, reluGradient: reluGradient,
         activate: activate, activationGradient: activationGradient, divide: divide, sumProducts: sumProducts,
+        layerNormalization: layerNormalization, layerNormalizationGradient: layerNormalizationGradient,
         depthwise: depthwise, depthwiseWeightGradient: depthwiseWeightGradient, add: add, copy: copy,
         zero: zero, dropout: dropout, maxPool: maxPool, maxPoolGradient: maxPoolGradient, averagePool: averagePool,
         averagePoolGradient: averagePoolGradient, adaptivePool: adaptivePool,

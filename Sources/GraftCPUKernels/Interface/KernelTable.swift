@@ -183,6 +183,33 @@ package struct DepthwisePlane {
     }
 }
 
+/// Pixels whose channels are normalised each for itself: `[block][pixel][16]`.
+package struct PixelRun {
+    /// Pixels, at most ``pixelRunLength``.
+    package var count: Int
+    /// Floats between channel blocks.
+    package var blockStride: Int
+    package var blocks: Int
+    package var channels: Int
+    package var epsilon: Float
+    /// ``pixelRunLength`` times 64 floats that the kernel may use.
+    package var scratch: UnsafeMutablePointer<Float>
+
+    package init(
+        count: Int, blockStride: Int, blocks: Int, channels: Int, epsilon: Float, scratch: UnsafeMutablePointer<Float>
+    ) {
+        self.count = count
+        self.blockStride = blockStride
+        self.blocks = blocks
+        self.channels = channels
+        self.epsilon = epsilon
+        self.scratch = scratch
+    }
+}
+
+/// Pixels of a ``PixelRun``.
+package let pixelRunLength = 16
+
 /// `dw[c][k] (+)= Σ x[row][column][c] · dy[row][column][k]` over a rectangle of pixels, for 16 input × 32 output channels.
 package struct OuterProduct {
     package var rowCount: Int
@@ -488,6 +515,19 @@ package struct KernelTable {
         (
             _ x: UnsafePointer<Float>, _ dy: UnsafePointer<Float>, _ vectors: Int, _ sum: UnsafeMutablePointer<Float>
         ) -> Void
+    /// `y = (x − mean) / √(variance + ε) · gamma + beta` over each pixel's channels.
+    package var layerNormalization:
+        (
+            PixelRun, _ x: UnsafePointer<Float>, _ gamma: UnsafePointer<Float>, _ beta: UnsafePointer<Float>,
+            _ y: UnsafeMutablePointer<Float>
+        ) -> Void
+    /// dx, and dgamma and dbeta added to.
+    package var layerNormalizationGradient:
+        (
+            PixelRun, _ x: UnsafePointer<Float>, _ dy: UnsafePointer<Float>, _ gamma: UnsafePointer<Float>,
+            _ dx: UnsafeMutablePointer<Float>, _ dgamma: UnsafeMutablePointer<Float>,
+            _ dbeta: UnsafeMutablePointer<Float>
+        ) -> Void
     /// Grid rows `first ..< first + count` of a plane.
     package var depthwise: (_ plane: DepthwisePlane, _ first: Int, _ count: Int) -> Void
     /// `dw[16] += Σ x · dy` over a rectangle; `inputChannels` is not used.
@@ -591,6 +631,15 @@ package struct KernelTable {
             @escaping (Int, UnsafePointer<Float>, UnsafePointer<Float>, UnsafeMutablePointer<Float>, Int) -> Void,
         divide: @escaping (UnsafePointer<Float>, Float, UnsafeMutablePointer<Float>, Int) -> Void,
         sumProducts: @escaping (UnsafePointer<Float>, UnsafePointer<Float>, Int, UnsafeMutablePointer<Float>) -> Void,
+        layerNormalization:
+            @escaping (
+                PixelRun, UnsafePointer<Float>, UnsafePointer<Float>, UnsafePointer<Float>, UnsafeMutablePointer<Float>
+            ) -> Void,
+        layerNormalizationGradient:
+            @escaping (
+                PixelRun, UnsafePointer<Float>, UnsafePointer<Float>, UnsafePointer<Float>,
+                UnsafeMutablePointer<Float>, UnsafeMutablePointer<Float>, UnsafeMutablePointer<Float>
+            ) -> Void,
         depthwise: @escaping (DepthwisePlane, Int, Int) -> Void,
         depthwiseWeightGradient:
             @escaping (
@@ -649,6 +698,8 @@ package struct KernelTable {
         self.activationGradient = activationGradient
         self.divide = divide
         self.sumProducts = sumProducts
+        self.layerNormalization = layerNormalization
+        self.layerNormalizationGradient = layerNormalizationGradient
         self.depthwise = depthwise
         self.depthwiseWeightGradient = depthwiseWeightGradient
         self.add = add

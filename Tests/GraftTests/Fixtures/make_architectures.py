@@ -14,7 +14,7 @@ NAMES = ["resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnext5
          "vgg16_bn", "vgg19", "vgg19_bn", "alexnet", "squeezenet1_0", "squeezenet1_1", "resnet8_cifar", "resnet20_cifar",
          "resnet32_cifar", "resnet44_cifar", "resnet56_cifar", "resnet110_cifar", "mobilenet_v2", "mobilenet_v3_small",
          "mobilenet_v3_large", "densenet121", "efficientnet_b0", "efficientnet_b1", "efficientnet_b2",
-         "efficientnet_b3", "regnet_y_400mf"]
+         "efficientnet_b3", "regnet_y_400mf", "convnext_tiny"]
 
 
 def construct(name):

@@ -27,6 +27,7 @@ FAMILIES = {
     "densenet121": ("classifier", "features.transition3"),
     "efficientnet_b0": ("classifier.1", "features.5"),
     "regnet_y_400mf": ("fc", "trunk_output.block3"),
+    "convnext_tiny": ("classifier.2", "features.5"),
 }
 
 
