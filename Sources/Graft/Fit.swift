@@ -13,8 +13,11 @@ public struct FitOptions: Sendable {
     public var epochs = 10
     /// Stops after so many steps in all, if that comes earlier.
     public var stepLimit: Int?
-    /// Images per step.
+    /// Images per step, or per part of a step with ``accumulatedBatches``.
     public var batchSize = 32
+    /// Batches that make one step: their gradients' mean over all images is what the optimizer sees. The last step of an
+    /// epoch has the batches that are left.
+    public var accumulatedBatches = 1
     /// Whether each epoch has an order of its own, from the trainer's seed.
     public var shuffles = true
     /// Whether a last, smaller batch is left out. It is trained on by default.
@@ -61,8 +64,10 @@ public struct StepRecord: Sendable, Hashable {
     public let accuracy: Double
     /// The rate of this step.
     public let learningRate: Double
-    /// Images of this batch over the time since the step before, decoding included.
+    /// Images of this step over the time since the step before, decoding included.
     public let imagesPerSecond: Double
+    /// The norm of all gradients before they were clipped; nil without clipping.
+    public var gradientNorm: Double?
 }
 
 /// One epoch of a run.
@@ -75,6 +80,8 @@ public struct EpochRecord: Sendable {
     public let trainAccuracy: Double
     /// On the validation images behind the epoch, if there are any.
     public let validation: Evaluation?
+    /// The same with the averaged weights, where an average is kept.
+    public var averagedValidation: Evaluation?
     /// Wall time, validation included.
     public let seconds: Double
 }
@@ -118,7 +125,8 @@ extension Trainer {
         try check(data, validation, options)
         let batchSize = min(options.batchSize, data.count)
         let used = options.dropsLast ? data.count / batchSize * batchSize : data.count
-        let stepsPerEpoch = (used + batchSize - 1) / batchSize
+        let window = options.accumulatedBatches
+        let stepsPerEpoch = ((used + batchSize - 1) / batchSize + window - 1) / window
         let allSteps = options.epochs.multipliedReportingOverflow(by: stepsPerEpoch)
         let plannedSteps = allSteps.overflow ? Int.max : allSteps.partialValue
         let totalSteps = min(plannedSteps, options.stepLimit ?? Int.max)
@@ -152,7 +160,7 @@ extension Trainer {
             try prepare(
                 trainingBatches: Self.sizes(count: used, batchSize: batchSize),
                 evaluationBatches: validation.map { Self.sizes(count: $0.count, batchSize: options.batchSize) } ?? [],
-                frontier: cache?.frontier, prefixBatch: prefixBatch)
+                frontier: cache?.frontier, prefixBatch: prefixBatch, accumulates: window > 1)
         }
         func batches(_ epoch: Int, _ order: [Int]) -> TrainingBatches {
             TrainingBatches(
@@ -202,15 +210,24 @@ extension Trainer {
                     guard let again = try source.next() else { break }
                     batch.content = again.content
                 }
-                for image in batch.skipped { try onEvent(.skipped(image)) }
                 let rate =
                     optimizer.learningRate
                     * options.schedule.factor(
                         step: step, totalSteps: totalSteps, stepsPerEpoch: stepsPerEpoch,
                         warmupSteps: options.warmupSteps)
-                let metrics = try self.step(
-                    batch.content, labels: batch.labels, learningRate: rate,
-                    dropoutKey: CounterRandom(seed: seed, UInt64(epoch), UInt64(step), 0xD209).key)
+                let metrics: StepMetrics
+                let imageCount: Int
+                if window == 1 {
+                    for image in batch.skipped { try onEvent(.skipped(image)) }
+                    metrics = try self.step(
+                        batch.content, labels: batch.labels, learningRate: rate,
+                        dropoutKey: CounterRandom(seed: seed, UInt64(epoch), UInt64(step), 0xD209).key)
+                    imageCount = batch.labels.count
+                } else {
+                    (metrics, imageCount) = try stepAccumulating(
+                        first: batch, rate: rate, epoch: epoch, step: step, onEvent: onEvent
+                    ) { taken in taken < window ? try source.next() : nil }
+                }
                 if !announced {
                     announced = true
                     try onEvent(.prepared(byteCount: memoryPlan?.totalByteCount ?? 0, stepsPerEpoch: stepsPerEpoch))
@@ -218,37 +235,75 @@ extension Trainer {
                 let now = Date()
                 let record = StepRecord(
                     step: step, epoch: epoch, loss: metrics.loss, accuracy: metrics.accuracy, learningRate: rate,
-                    imagesPerSecond: Double(batch.labels.count) / max(now.timeIntervalSince(last), 1e-9))
+                    imagesPerSecond: Double(imageCount) / max(now.timeIntervalSince(last), 1e-9),
+                    gradientNorm: metrics.gradientNorm)
                 last = now
                 try onEvent(.step(record))
                 guard metrics.loss.isFinite else { throw GraftError.diverged(epoch: epoch, step: step) }
-                lossSum += metrics.loss * Double(batch.labels.count)
-                correct += metrics.accuracy * Double(batch.labels.count)
-                seen += batch.labels.count
+                lossSum += metrics.loss * Double(imageCount)
+                correct += metrics.accuracy * Double(imageCount)
+                seen += imageCount
                 step += 1
             }
             for image in source.skippedBehindLastBatch { try onEvent(.skipped(image)) }
             guard seen > 0 else {
                 throw GraftError.noInput("no image of epoch \(epoch) could be read: all \(data.count) were passed over")
             }
-            let evaluation = try validation.map {
-                try evaluate(
-                    $0, batchSize: options.batchSize, onBadImage: options.onBadImage, workerCount: options.workerCount,
-                    fastDecode: options.fastDecode, isCancelled: options.isCancelled, cache: cache?.validation,
-                    prefixBatch: prefixBatch
-                ) { image in try onEvent(.skipped(image)) }
+            func validate(reportsSkipped: Bool) throws -> Evaluation? {
+                try validation.map {
+                    try evaluate(
+                        $0, batchSize: options.batchSize, onBadImage: options.onBadImage,
+                        workerCount: options.workerCount, fastDecode: options.fastDecode,
+                        isCancelled: options.isCancelled, cache: cache?.validation, prefixBatch: prefixBatch
+                    ) { image in if reportsSkipped { try onEvent(.skipped(image)) } }
+                }
             }
+            let evaluation = try validate(reportsSkipped: true)
+            let averaged =
+                averageDecay == nil ? nil : try withAveragedWeights { try validate(reportsSkipped: false) }
             // The last update of an epoch shows in no training loss any more.
             if let evaluation, !evaluation.loss.isFinite { throw GraftError.diverged(epoch: epoch, step: step - 1) }
             let record = EpochRecord(
                 epoch: epoch, trainLoss: lossSum / Double(seen), trainAccuracy: correct / Double(seen),
-                validation: evaluation, seconds: Date().timeIntervalSince(start))
+                validation: evaluation, averagedValidation: averaged, seconds: Date().timeIntervalSince(start))
             records.append(record)
             try onEvent(.epoch(record))
         }
         if let cache { try onEvent(.uncached(cache.report)) }
         try prepare(trainingBatches: [], evaluationBatches: [])
         return records
+    }
+
+    /// A step of several batches.
+    ///
+    /// - Parameter more: the next batch, given how many were taken; nil ends the step.
+    private func stepAccumulating(
+        first: TrainingBatch, rate: Double, epoch: Int, step: Int, onEvent: (TrainingEvent) throws -> Void,
+        more: (Int) throws -> TrainingBatch?
+    ) throws -> (metrics: StepMetrics, imageCount: Int) {
+        var loss = 0.0
+        var correct = 0.0
+        var count = 0
+        var taken = 0
+        var next: TrainingBatch? = first
+        while let batch = next {
+            for image in batch.skipped { try onEvent(.skipped(image)) }
+            let random =
+                taken == 0
+                ? CounterRandom(seed: seed, UInt64(epoch), UInt64(step), 0xD209)
+                : CounterRandom(seed: seed, UInt64(epoch), UInt64(step), 0xD209, UInt64(taken))
+            let metrics = try accumulate(
+                batch.content, labels: batch.labels, mixed: nil, dropoutKey: random.key)
+            loss += metrics.loss * Double(batch.labels.count)
+            correct += metrics.accuracy * Double(batch.labels.count)
+            count += batch.labels.count
+            taken += 1
+            next = try more(taken)
+        }
+        let norm = try updateFromAccumulated(learningRate: rate)
+        return (
+            StepMetrics(loss: loss / Double(count), accuracy: correct / Double(count), gradientNorm: norm), count
+        )
     }
 
     /// Scores labelled images with the weights as they are now.
@@ -293,6 +348,10 @@ extension Trainer {
                     "--cached-views \(views): expected at least 1, together with an --augment other than none")
             }
         }
+        guard (1...100_000).contains(options.accumulatedBatches) else {
+            throw GraftError.invalidArgument(
+                "--accumulate \(options.accumulatedBatches): expected from 1 to 100000 batches a step")
+        }
         guard options.epochs > 0 else {
             throw GraftError.invalidArgument("--epochs \(options.epochs) must be at least 1")
         }
@@ -319,7 +378,7 @@ extension Trainer {
             unfreezing: options.unfreezeAtEpoch.map(\.selector) + options.unfreezeAtStep.map(\.selector),
             batchSizes: Self.sizes(
                 count: options.dropsLast ? data.count / options.batchSize * options.batchSize : data.count,
-                batchSize: min(options.batchSize, data.count)))
+                batchSize: min(options.batchSize, data.count)), accumulates: options.accumulatedBatches > 1)
     }
 
     /// Refuses an unfreezing that the run would never reach: it would be silently without effect.

@@ -24,18 +24,35 @@ public enum Optimizer: Sendable, Hashable {
         }
     }
 
+    /// The momentum of SGD, β₁ of Adam: what a one-cycle schedule moves.
+    var momentum: Double {
+        switch self {
+        case .sgd(_, let momentum, _, _): momentum
+        case .adam, .adamW: 0.9
+        }
+    }
+
     /// The constants of one cohort's step number `step`, from 1.
-    func constants(learningRate: Double, step: Int) -> CohortConstants {
+    func constants(
+        learningRate: Double, step: Int, isDecayed: Bool = true, momentum: Double? = nil
+    ) -> CohortConstants {
+        var constants = constants(learningRate: learningRate, step: step, momentum: momentum ?? self.momentum)
+        if !isDecayed { constants.weightDecay = 0 }
+        return constants
+    }
+
+    private func constants(learningRate: Double, step: Int, momentum: Double) -> CohortConstants {
         var constants = CohortConstants()
         constants.learningRate = Float(learningRate)
         constants.isFirstStep = step == 1
         switch self {
-        case .sgd(_, let momentum, let weightDecay, _):
+        case .sgd(_, _, let weightDecay, _):
             constants.momentum = Float(momentum)
             constants.weightDecay = Float(weightDecay)
         case .adam(_, let weightDecay), .adamW(_, let weightDecay):
             constants.weightDecay = Float(weightDecay)
-            constants.biasCorrection1 = Float(1 - power(0.9, step))
+            constants.beta1 = Float(momentum)
+            constants.biasCorrection1 = Float(1 - power(momentum, step))
             constants.biasCorrection2Root = Float((1 - power(0.999, step)).squareRoot())
         }
         return constants

@@ -8,7 +8,7 @@ public final class RunFolder {
     /// The folder's path.
     public let path: String
     private var stepRows = "step,epoch,loss,accuracy,learning_rate,images_per_second\n"
-    private var epochRows = "epoch,train_loss,train_accuracy,val_loss,val_accuracy,seconds\n"
+    private var epochRows = ""
     private var bestScore = -Double.infinity
     private var last: (epoch: Int, step: Int) = (0, 0)
 
@@ -41,28 +41,40 @@ public final class RunFolder {
     }
 
     /// Writes the tables and the weights of an epoch, and `best.safetensors` if it is the best so far: the highest
-    /// validation accuracy, or without validation the lowest training loss; the earlier one on ties.
+    /// validation accuracy, or without validation the lowest training loss; the earlier one on ties. Where an average of
+    /// the weights is kept it goes to `ema.safetensors`, its validation decides which is best, and its weights are.
     ///
     /// - Throws: ``GraftError/diverged(epoch:step:)`` for weights that are not finite: earlier files stay as they are.
-    public func finish(_ epoch: EpochRecord, model: Model) throws {
+    public func finish(_ epoch: EpochRecord, model: Model, averaged: Model? = nil) throws {
         try checkFinite(model)
+        if let averaged { try checkFinite(averaged) }
+        if epochRows.isEmpty {
+            epochRows = Self.epochHeader + (averaged == nil ? "" : ",ema_val_loss,ema_val_accuracy") + "\n"
+        }
         func text(_ value: Double?) -> String { value.map { "\($0)" } ?? "" }
         epochRows +=
-            "\(epoch.epoch),\(epoch.trainLoss),\(epoch.trainAccuracy),\(text(epoch.validation?.loss)),\(text(epoch.validation?.top1)),\(rounded(epoch.seconds))\n"
-        let score = epoch.validation?.top1 ?? -epoch.trainLoss
+            "\(epoch.epoch),\(epoch.trainLoss),\(epoch.trainAccuracy),\(text(epoch.validation?.loss)),\(text(epoch.validation?.top1)),\(rounded(epoch.seconds))"
+        if averaged != nil {
+            epochRows += ",\(text(epoch.averagedValidation?.loss)),\(text(epoch.averagedValidation?.top1))"
+        }
+        epochRows += "\n"
+        let score = (epoch.averagedValidation ?? epoch.validation)?.top1 ?? -epoch.trainLoss
         if score > bestScore {
             bestScore = score
-            try model.save(file("best.safetensors"))
+            try (averaged ?? model).save(file("best.safetensors"))
         }
-        try save(model)
+        try save(model, averaged: averaged)
     }
+
+    private static let epochHeader = "epoch,train_loss,train_accuracy,val_loss,val_accuracy,seconds"
 
     private func checkFinite(_ model: Model) throws {
         guard model.isFinite else { throw GraftError.diverged(epoch: last.epoch, step: last.step) }
     }
 
-    /// Writes `last.safetensors` and the tables; weights that are not finite are refused.
-    public func save(_ model: Model) throws {
+    /// Writes `last.safetensors`, `ema.safetensors` where there is an average, and the tables; weights that are not finite
+    /// are refused.
+    public func save(_ model: Model, averaged: Model? = nil) throws {
         try checkFinite(model)
         // A run that ends within its first epoch has no best; that of an older run must not pass for its own.
         let best = file("best.safetensors")
@@ -72,8 +84,17 @@ public final class RunFolder {
             }
         }
         try model.save(file("last.safetensors"))
+        if let averaged {
+            try averaged.save(file("ema.safetensors"))
+        } else if FileManager.default.fileExists(atPath: file("ema.safetensors")) {
+            do { try FileManager.default.removeItem(atPath: file("ema.safetensors")) } catch {
+                throw GraftError.outputFailed(
+                    "cannot remove the older run's \(file("ema.safetensors")): \(error.localizedDescription)")
+            }
+        }
         try AtomicFile.write(Array(stepRows.utf8), to: file("steps.csv"))
-        try AtomicFile.write(Array(epochRows.utf8), to: file("epochs.csv"))
+        try AtomicFile.write(
+            Array((epochRows.isEmpty ? Self.epochHeader + "\n" : epochRows).utf8), to: file("epochs.csv"))
     }
 
     private func rounded(_ value: Double) -> String { String(format: "%.3f", value) }

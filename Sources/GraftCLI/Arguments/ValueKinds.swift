@@ -8,6 +8,23 @@ struct UnfreezeRequest: Hashable, Sendable {
     var names: [String]
 }
 
+/// Learning rates as written on the command line: `0.01`, `layer4:1e-4,fc:1e-3`, or both.
+struct LearningRateRequest: Hashable, Sendable, CustomStringConvertible {
+    /// The plain number; nil where there is none.
+    var base: Double?
+    /// Selectors with rates of their own, in order.
+    var entries: [Entry] = []
+
+    struct Entry: Hashable, Sendable {
+        var name: String
+        var rate: Double
+    }
+
+    var description: String {
+        ((base.map { ["\($0)"] } ?? []) + entries.map { "\($0.name):\($0.rate)" }).joined(separator: ",")
+    }
+}
+
 /// A learning-rate schedule as written on the command line.
 enum ScheduleRequest: Hashable, Sendable, CustomStringConvertible {
     case constant
@@ -98,6 +115,47 @@ extension ValueKind where Value == Double {
             placeholder, expectation: "a number \(includingZero ? "from" : "above") 0 and below 1"
         ) { text in
             finiteNumber(text).flatMap { (includingZero ? $0 >= 0 : $0 > 0) && $0 < 1 ? $0 : nil }
+        }
+    }
+}
+
+extension ValueKind where Value == Double {
+    /// A number above 0.
+    static func positive(_ placeholder: String = "X") -> ValueKind {
+        ValueKind(placeholder, expectation: "a number above 0") { text in
+            finiteNumber(text).flatMap { $0 > 0 ? $0 : nil }
+        }
+    }
+
+    /// A number above 0, and 1 at most.
+    static func share(_ placeholder: String = "X") -> ValueKind {
+        ValueKind(placeholder, expectation: "a number above 0 and at most 1") { text in
+            finiteNumber(text).flatMap { $0 > 0 && $0 <= 1 ? $0 : nil }
+        }
+    }
+}
+
+extension ValueKind where Value == LearningRateRequest {
+    /// A number, and rates for names: `0.001`, `layer4:1e-4,fc:1e-3`, `0.001,layer4:1e-4`.
+    static var learningRates: ValueKind {
+        ValueKind(
+            "X|S:X,…",
+            expectation: "a number of at least 0, or a list such as layer4:1e-4,fc:1e-3 (a plain number in it is for the rest)"
+        ) { text in
+            var request = LearningRateRequest()
+            for part in text.split(separator: ",", omittingEmptySubsequences: false) {
+                let entry = part.trimmingCharacters(in: .whitespaces)
+                guard let colon = entry.lastIndex(of: ":") else {
+                    guard request.base == nil, let rate = finiteNumber(entry), rate >= 0 else { return nil }
+                    request.base = rate
+                    continue
+                }
+                let name = entry[..<colon].trimmingCharacters(in: .whitespaces)
+                guard !name.isEmpty, let rate = finiteNumber(String(entry[entry.index(after: colon)...])), rate >= 0
+                else { return nil }
+                request.entries.append(.init(name: name, rate: rate))
+            }
+            return request
         }
     }
 }

@@ -1,3 +1,4 @@
+import Foundation
 import Graft
 
 /// `graft train`
@@ -11,7 +12,26 @@ enum TrainCommand {
         "steps", .wholeNumber(atLeast: 1), shownAs: "all", example: "100", help: "Stop after N steps.")
     static let optimizer = Argument.option(
         "optimizer", .choice("sgd", "adam", "adamw"), default: "sgd", help: "Update rule, as in torch.optim.")
-    static let learningRate = Argument.option("learning-rate", .number(), default: 0.001, help: "Learning rate.")
+    static let learningRate = Argument.option(
+        "learning-rate", .learningRates, default: LearningRateRequest(base: defaultRate),
+        help: "Learning rate; layer4:1e-4,fc:1e-3 gives parts of the network rates of their own, later entries win.")
+    private static let defaultRate = 0.001
+    static let layerDecay = Argument.optional(
+        "layer-decay", .share(), shownAs: "1", example: "0.75",
+        help: "Multiply the learning rate by X for each block further down from the head.")
+    static let noDecayBiasNorm = Argument.flag(
+        "no-decay-bias-norm", help: "No weight decay for biases and for the scales and shifts of norms.")
+    static let clipNorm = Argument.optional(
+        "clip-norm", .positive(), shownAs: "off", example: "1",
+        help: "Scale gradients so that their norm over all parameters is at most X.")
+    static let accumulate = Argument.option(
+        "accumulate", .wholeNumber(atLeast: 1, atMost: 100_000), default: 1,
+        help: "Batches that make one step, which sees the mean over all their images.")
+    static let average = Argument.optional(
+        "ema", .fraction("DECAY", includingZero: true), shownAs: "off", example: "0.999",
+        help:
+            "Keep an exponential moving average of the weights: validated too, saved as ema.safetensors, and best.safetensors is the average's."
+    )
     static let momentum = Argument.option(
         "momentum", .fraction(includingZero: true), default: 0.9, help: "Momentum of sgd.")
     static let weightDecay = Argument.optional(
@@ -79,8 +99,8 @@ enum TrainCommand {
             ArgumentGroup(
                 "Training",
                 [
-                    epochs, steps, optimizer, learningRate, momentum, weightDecay, nesterov, schedule, warmup,
-                    labelSmoothing, dropout, augment, noShuffle, dropLast, cache, cachedViews, cacheLimit,
+                    epochs, steps, optimizer, learningRate, layerDecay, momentum, weightDecay, noDecayBiasNorm, nesterov,
+                    clipNorm, accumulate, average, schedule, warmup, labelSmoothing, dropout, augment, noShuffle, dropLast, cache, cachedViews, cacheLimit,
                 ]),
             Shared.imageGroup,
             Shared.runGroup(seeded: true),
@@ -109,6 +129,10 @@ enum TrainCommand {
             if values.isGiven(cacheLimit), ["memory", "off"].contains(values[cache]) {
                 throw UsageError(
                     "\(cacheLimit.display) is about the disk and does not apply to --cache \(values[cache])")
+            }
+            let decay = values[weightDecay] ?? (optimizerName == "adamw" ? 0.01 : 0)
+            if values[noDecayBiasNorm], decay == 0 {
+                throw UsageError("--no-decay-bias-norm needs a --weight-decay above 0; leave it out or give one")
             }
             if values[nesterov], values[momentum] == 0 {
                 throw UsageError("--nesterov needs a --momentum above 0, found 0")
@@ -150,13 +174,16 @@ enum TrainCommand {
         let trainer = try Trainer(
             network, loss: .crossEntropy(labelSmoothing: values[labelSmoothing]), optimizer: rule(values),
             device: NetworkRequest.device(values), frozenStatistics: NetworkRequest.frozenStatistics(values),
-            dropout: values[dropout] == "on", seed: values[Shared.seed])
+            dropout: values[dropout] == "on", seed: values[Shared.seed], groups: groups(values),
+            clipNorm: values[clipNorm], averageDecay: values[average])
         NetworkRequest.announce(trainer.deviceDescription, trainer.deviceNotes, values)
         let trainableCount = network.trainable.count
         NetworkRequest.note(
             "\(network.architecture.name), \(classCount) classes; \(training.count) images to train on"
                 + (validationImages.map { ", \($0.count) to validate on" } ?? "")
                 + "; \(trainableCount) of \(network.parameterNames.count) parameter tensors are trainable", values)
+
+        announceGroups(trainer, values)
 
         let options = fitOptions(values)
         let report = TrainingReport(
@@ -183,8 +210,25 @@ enum TrainCommand {
         }
     }
 
+    private static func groups(_ values: ArgumentValues) -> ParameterGroups {
+        ParameterGroups(
+            rates: values[learningRate].entries.map { .init($0.name, $0.rate) }, layerDecay: values[layerDecay],
+            decaysBiasesAndNorms: !values[noDecayBiasNorm])
+    }
+
+    /// Says which rates train what, where they are not all alike.
+    private static func announceGroups(_ trainer: Trainer, _ values: ArgumentValues) {
+        let groups = trainer.trainingGroups
+        guard groups.count > 1 else { return }
+        for group in groups {
+            let names = DataRequest.list(group.names)
+            NetworkRequest.note(
+                "learning rate \(String(format: "%.4g", group.learningRate))\(group.isDecayed ? "" : ", no weight decay"): \(names)", values)
+        }
+    }
+
     private static func rule(_ values: ArgumentValues) -> Optimizer {
-        let rate = values[learningRate]
+        let rate = values[learningRate].base ?? defaultRate
         return switch values[optimizer] {
         case "adam": .adam(learningRate: rate, weightDecay: values[weightDecay] ?? 0)
         case "adamw": .adamW(learningRate: rate, weightDecay: values[weightDecay] ?? 0.01)
@@ -204,6 +248,7 @@ enum TrainCommand {
         options.epochs = values[epochs]
         options.stepLimit = values[steps]
         options.batchSize = values[Shared.batchSize]
+        options.accumulatedBatches = values[accumulate]
         options.shuffles = !values[noShuffle]
         options.dropsLast = values[dropLast]
         options.augmentation = Augmentation(rawValue: values[augment]) ?? .none

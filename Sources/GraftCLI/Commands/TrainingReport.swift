@@ -50,7 +50,7 @@ final class TrainingReport {
                     "epoch \(epoch + 1)/\(options.epochs)", total: imageCount, unit: "images",
                     isQuiet: values[Shared.quiet])
             }
-            seenInEpoch = min(seenInEpoch + options.batchSize, imageCount)
+            seenInEpoch = min(seenInEpoch + options.batchSize * options.accumulatedBatches, imageCount)
             folder.record(record)
             progress?.update(seenInEpoch, detail: "loss \(fixed(record.loss, 4))")
         case .skipped(let image):
@@ -58,7 +58,7 @@ final class TrainingReport {
             Console.warning("left out: \(image.error)")
         case .epoch(let record):
             finish()
-            try folder.finish(record, model: try trainer.model())
+            try folder.finish(record, model: try trainer.model(), averaged: try trainer.averagedModel())
             note(line(record))
         }
     }
@@ -74,7 +74,7 @@ final class TrainingReport {
     func finish() { progress?.finish() }
 
     /// Writes weights and tables as they are now.
-    func save() throws { try folder.save(try trainer.model()) }
+    func save() throws { try folder.save(try trainer.model(), averaged: try trainer.averagedModel()) }
 
     /// The result on standard output.
     func printResult(_ epochs: [EpochRecord]) throws {
@@ -84,13 +84,15 @@ final class TrainingReport {
                 [
                     "epoch": .integer(record.epoch), "train_loss": .number(record.trainLoss),
                     "train_accuracy": .number(record.trainAccuracy), "val_loss": .optional(record.validation?.loss),
-                    "val_accuracy": .optional(record.validation?.top1), "seconds": .number(record.seconds),
+                    "val_accuracy": .optional(record.validation?.top1),
+                    "ema_val_loss": .optional(record.averagedValidation?.loss),
+                    "ema_val_accuracy": .optional(record.averagedValidation?.top1), "seconds": .number(record.seconds),
                 ]
             }
             let result: JSON = [
                 "model": .string(model.architecture.name), "classes": .integer(model.classCount),
                 "device": .string(trainer.deviceDescription.selector), "steps": .integer(trainer.stepCount),
-                "epochs": .array(entries), "best_val_accuracy": .optional(epochs.compactMap(\.validation?.top1).max()),
+                "epochs": .array(entries), "best_val_accuracy": .optional(bestAccuracy(epochs)),
                 "digest": .string(try model.digest()), "run": .string(folder.path),
             ]
             try Console.result(result.pretty() + "\n")
@@ -101,8 +103,16 @@ final class TrainingReport {
             text += ", train loss \(fixed(last.trainLoss, 4)), train accuracy \(percent(last.trainAccuracy))"
             if let validation = last.validation { text += ", val accuracy \(percent(validation.top1))" }
         }
-        if let best = epochs.compactMap(\.validation?.top1).max() { text += " (best \(percent(best)))" }
-        try Console.result(text + "\n\(folder.path)/last.safetensors\n\(folder.path)/best.safetensors\n")
+        if let best = bestAccuracy(epochs) {
+            text += " (best \(percent(best))\(trainer.averageDecay == nil ? "" : ", of the average"))"
+        }
+        let files = ["last", "best"] + (trainer.averageDecay == nil ? [] : ["ema"])
+        try Console.result(text + "\n" + files.map { "\(folder.path)/\($0).safetensors\n" }.joined())
+    }
+
+    /// What `best.safetensors` reached.
+    private func bestAccuracy(_ epochs: [EpochRecord]) -> Double? {
+        epochs.compactMap { ($0.averagedValidation ?? $0.validation)?.top1 }.max()
     }
 
     private func line(_ record: EpochRecord) -> String {
@@ -110,6 +120,9 @@ final class TrainingReport {
         text += "accuracy \(percent(record.trainAccuracy))"
         if let validation = record.validation {
             text += ", val loss \(fixed(validation.loss, 4)), val accuracy \(percent(validation.top1))"
+        }
+        if let averaged = record.averagedValidation {
+            text += ", of the average \(fixed(averaged.loss, 4)) and \(percent(averaged.top1))"
         }
         return text + ", \(fixed(record.seconds, 1)) s"
     }

@@ -1,0 +1,275 @@
+import Foundation
+import Graft
+import GraftTensor
+import GraftVision
+import Testing
+
+/// What PyTorch gives for the cases of `Tests/Acceptance/training_rules.py`, which writes the file.
+private struct Golden: Decodable {
+    struct Tensor: Decodable {
+        let norm: Double
+        let first: [Float]
+    }
+
+    struct Case: Decodable {
+        let name: String
+        let losses: [Double]
+        let rates: [Double]
+        let tensors: [String: Tensor]
+        let average: [String: Tensor]
+    }
+
+    let cases: [Case]
+
+    static func load(_ name: String) throws -> Case {
+        let file = URL(fileURLWithPath: #filePath).deletingLastPathComponent()
+            .appendingPathComponent("Fixtures/training_rules.json")
+        let golden = try JSONDecoder().decode(Golden.self, from: Data(contentsOf: file))
+        return try #require(golden.cases.first { $0.name == name }, "\(name) is not in \(file.path)")
+    }
+}
+
+/// The script's pictures and labels: twelve of 16 × 16 pixels, four of each class.
+enum RulePictures {
+    static let size = 16
+    static let count = 12
+    static let labels: [Int32] = (0..<Int32(count)).map { $0 / 4 }
+    static let pixels: [UInt8] = {
+        let random = CounterRandom(key: 7)
+        let image = size * size * 3
+        return (0..<count * image).map { UInt8(random.bits($0) >> 57) + 40 * UInt8(labels[$0 / image]) }
+    }()
+
+    static func batch(_ range: Range<Int>) -> (pixels: [UInt8], labels: [Int32]) {
+        let image = size * size * 3
+        return (Array(pixels[range.lowerBound * image..<range.upperBound * image]), Array(labels[range]))
+    }
+
+    static func model() throws -> Model {
+        var model = try Model("resnet8_cifar", classCount: 3)
+        try model.replaceState(FormulaWeights.state(of: model, seed: 1))
+        model.preprocessing = try ImagePreprocessing(imageSize: size, resize: size)
+        return model
+    }
+}
+
+@Suite struct TrainingRulesTests {
+    /// One case: how the trainer is made, images a batch, batches a step.
+    private struct Rule: Sendable {
+        var name: String
+        var optimizer = Optimizer.sgd(learningRate: 0.02)
+        var loss = Loss.crossEntropy
+        var groups = ParameterGroups()
+        var clipNorm: Double?
+        var averageDecay: Double?
+        var batch = 6
+        var window = 1
+        var mixed: MixedLabels?
+    }
+
+    private static let rules: [Rule] = [
+        Rule(name: "plain"),
+        Rule(
+            name: "rates",
+            groups: ParameterGroups(rates: [
+                .init("layer3", 0.005), .init("layer3.0.bn2", 0.01), .init("linear", 0.05),
+            ])),
+        Rule(name: "layer_decay", groups: ParameterGroups(layerDecay: 0.5)),
+        Rule(
+            name: "no_decay", optimizer: .sgd(learningRate: 0.02, weightDecay: 0.1),
+            groups: ParameterGroups(decaysBiasesAndNorms: false)),
+        Rule(
+            name: "adamw_groups", optimizer: .adamW(learningRate: 0.002, weightDecay: 0.1),
+            groups: ParameterGroups(rates: [.init("linear", 0.01)], layerDecay: 0.7, decaysBiasesAndNorms: false)),
+        Rule(name: "clip", optimizer: .sgd(learningRate: 0.02, weightDecay: 0.01), clipNorm: 0.5),
+        Rule(name: "clip_adam", optimizer: .adam(learningRate: 0.001), clipNorm: 0.1),
+        Rule(name: "accumulate", batch: 3, window: 3),
+        Rule(name: "accumulate_clip", clipNorm: 0.5, averageDecay: 0.9, batch: 4, window: 2),
+        Rule(name: "average", averageDecay: 0.5),
+    ]
+
+    @Test(arguments: rules.indices, parityDevices)
+    func followsPyTorch(_ index: Int, device: String) throws {
+        let rule = Self.rules[index]
+        let golden = try Golden.load(rule.name)
+        let trainer = try Trainer(
+            RulePictures.model(), loss: rule.loss, optimizer: rule.optimizer, device: Device(device),
+            groups: rule.groups, clipNorm: rule.clipNorm, averageDecay: rule.averageDecay)
+        var losses: [Double] = []
+        for _ in 0..<3 {
+            var parts = stride(from: 0, to: RulePictures.count, by: rule.batch).map {
+                RulePictures.batch($0..<min($0 + rule.batch, RulePictures.count))
+            }
+            while !parts.isEmpty {
+                let step = Array(parts.prefix(rule.window))
+                parts.removeFirst(step.count)
+                if rule.window > 1 {
+                    losses.append(try trainer.step(accumulating: step).loss)
+                } else {
+                    losses.append(
+                        try trainer.step(pixels: step[0].pixels, labels: step[0].labels, mixed: rule.mixed).loss)
+                }
+            }
+        }
+        #expect(losses.count == golden.losses.count)
+        for (found, wanted) in zip(losses, golden.losses) {
+            #expect(abs(found - wanted) <= 2e-3 * wanted, "\(rule.name) on \(device): \(losses), \(golden.losses)")
+        }
+        try compare(trainer.model(), golden.tensors, "\(rule.name) on \(device)")
+        if let averaged = try trainer.averagedModel() {
+            #expect(!golden.average.isEmpty)
+            try compare(averaged, golden.average, "the average of \(rule.name) on \(device)")
+        }
+    }
+
+    private func compare(_ model: Model, _ golden: [String: Golden.Tensor], _ what: String) throws {
+        #expect(golden.count >= 7)
+        for (name, wanted) in golden {
+            let values = try #require(model.state[name]?.floats)
+            let norm = values.reduce(0.0) { $0 + Double($1) * Double($1) }.squareRoot()
+            #expect(abs(norm - wanted.norm) <= 2e-3 * wanted.norm, "\(what): \(name) has norm \(norm), \(wanted.norm)")
+            let scale = Float(wanted.norm / Double(values.count).squareRoot())
+            for (found, element) in zip(values, wanted.first) {
+                #expect(
+                    abs(found - element) <= 5e-3 * max(scale, abs(element)), "\(what): \(name) \(found), \(element)")
+            }
+        }
+    }
+
+    @Test(arguments: parityDevices) func accumulationEqualsTheBigBatchWithoutBatchStatistics(_ device: String) throws {
+        func weights(_ parts: [Range<Int>]) throws -> [Float] {
+            var model = try RulePictures.model()
+            model.freeze()
+            try model.unfreeze("linear")
+            let trainer = try Trainer(model, optimizer: .sgd(learningRate: 0.1), device: Device(device))
+            for _ in 0..<3 {
+                let batches = parts.map(RulePictures.batch)
+                _ = try trainer.step(accumulating: batches)
+            }
+            return try #require(try trainer.model().state["linear.weight"]?.floats)
+        }
+        let whole = try weights([0..<12])
+        // Parts of unlike sizes: each counts with its images.
+        let parts = try weights([0..<5, 5..<7, 7..<12])
+        #expect(zip(whole, parts).allSatisfy { abs($0 - $1) <= 1e-5 })
+        #expect(try weights([0..<6]) != whole)
+    }
+
+    @Test func fitTakesAccumulatedStepsAndTheRestOfAnEpoch() throws {
+        let data = Demo.pictures([.disk, .cross, .stripes], count: 7, training: true)
+        var model = try Model("resnet8_cifar", classCount: 3, seed: 5)
+        model.freeze()
+        try model.unfreeze("linear")
+        func run(batch: Int, window: Int) throws -> (steps: Int, state: StateDictionary) {
+            let trainer = try Trainer(model, optimizer: .sgd(learningRate: 0.05), device: .cpu)
+            var options = FitOptions()
+            options.epochs = 2
+            options.batchSize = batch
+            options.accumulatedBatches = window
+            var steps = 0
+            try trainer.fit(data, options: options) { event in
+                if case .step = event { steps += 1 }
+            }
+            #expect(trainer.stepCount == steps)
+            return (steps, try trainer.model().state)
+        }
+        // 21 images: batches of 4 in steps of 2 are 8, 8 and 5 images.
+        let small = try run(batch: 4, window: 2)
+        let large = try run(batch: 8, window: 1)
+        #expect(small.steps == 6)
+        #expect(large.steps == 6)
+        let (a, b) = (try #require(small.state["linear.weight"]?.floats), try #require(large.state["linear.weight"]?.floats))
+        #expect(zip(a, b).allSatisfy { abs($0 - $1) <= 1e-5 })
+    }
+
+    @Test func groupsAreByBlocksFromTheHeadDown() throws {
+        func scales(_ name: String, _ parameters: [String]) throws -> [Double] {
+            let model = try Model(name)
+            let trainer = try Trainer(
+                model, optimizer: .sgd(learningRate: 1), device: .cpu, groups: ParameterGroups(layerDecay: 0.5))
+            return try parameters.map { parameter in
+                try #require(trainer.trainingGroups.first { $0.names.contains(parameter) }?.learningRate)
+            }
+        }
+        // timm: stem 0, one for each of the eight blocks, the head 9.
+        #expect(
+            try scales(
+                "resnet18", ["fc.bias", "layer4.1.conv1.weight", "layer4.0.downsample.1.bias", "layer1.0.bn1.weight", "bn1.bias"])
+                == [1, 0.5, 0.25, 0x1p-8, 0x1p-9])
+        // Eight convolutions; the three linear layers belong together.
+        #expect(
+            try scales("vgg11", ["classifier.6.bias", "classifier.0.weight", "features.18.weight", "features.0.bias"])
+                == [1, 1, 0.5, 0x1p-8])
+    }
+
+    @Test func aSelectorThatNamesNothingIsAnError() throws {
+        let model = try RulePictures.model()
+        for groups in [
+            ParameterGroups(rates: [.init("layer9", 0.1)]), ParameterGroups(rates: [.init("linear", -1)]),
+            ParameterGroups(layerDecay: 0), ParameterGroups(layerDecay: 1.5),
+        ] {
+            #expect(throws: GraftError.self) { try Trainer(model, device: .cpu, groups: groups) }
+        }
+        #expect(throws: GraftError.self) { try Trainer(model, device: .cpu, clipNorm: 0) }
+        #expect(throws: GraftError.self) { try Trainer(model, device: .cpu, averageDecay: 1) }
+    }
+
+    @Test func whatIsUnfrozenLaterJoinsItsGroup() throws {
+        var model = try RulePictures.model()
+        model.freeze()
+        try model.unfreeze("linear")
+        let trainer = try Trainer(
+            model, optimizer: .adam(learningRate: 0.01), device: .cpu,
+            groups: ParameterGroups(rates: [.init("layer3", 0.25), .init("linear", 0.5)]), averageDecay: 0.9)
+        let batch = RulePictures.batch(0..<12)
+        _ = try trainer.step(pixels: batch.pixels, labels: batch.labels)
+        let before = try trainer.model().state
+        let averaged = try #require(try trainer.averagedModel()).state
+        #expect(averaged["linear.weight"] != before["linear.weight"])
+        try trainer.unfreeze("layer3.0.conv2")
+        // An average of what has not trained is what it is; what has trained keeps its average across the unfreezing.
+        #expect(try trainer.averagedModel()?.state == averaged)
+        #expect(trainer.trainingGroups.map(\.learningRate) == [0.5, 0.25])
+        _ = try trainer.step(pixels: batch.pixels, labels: batch.labels)
+        let after = try trainer.model().state
+        let found = try #require(try trainer.averagedModel()).state
+        for name in ["linear.weight", "layer3.0.conv2.weight"] {
+            let (old, new, mean) = (
+                try #require(averaged[name]?.floats), try #require(after[name]?.floats), try #require(found[name]?.floats)
+            )
+            #expect(new != before[name]?.floats)
+            for index in old.indices {
+                #expect(abs(mean[index] - (0.9 * old[index] + 0.1 * new[index])) <= 1e-6)
+            }
+        }
+    }
+
+    @Test(arguments: parityDevices) func validationOfTheAverageLeavesTheRunAlone(_ device: String) throws {
+        let data = Demo.pictures([.disk, .cross, .stripes], count: 6, training: true)
+        func run(average: Double?) throws -> (state: StateDictionary, last: EpochRecord, averaged: Model?) {
+            var model = try Model("resnet8_cifar", classCount: 3, seed: 5)
+            model.freeze()
+            try model.unfreeze("layer3,linear")
+            let trainer = try Trainer(
+                model, optimizer: .sgd(learningRate: 0.05), device: Device(device), averageDecay: average)
+            var options = FitOptions()
+            options.epochs = 2
+            options.batchSize = 6
+            let records = try trainer.fit(data, validation: data, options: options)
+            return (try trainer.model().state, try #require(records.last), try trainer.averagedModel())
+        }
+        let plain = try run(average: nil)
+        let kept = try run(average: 0.8)
+        #expect(plain.state == kept.state)
+        #expect(plain.last.validation == kept.last.validation)
+        #expect(plain.last.averagedValidation == nil)
+        // The recorded validation is that of the averaged weights, batch-norm statistics included.
+        let averaged = try #require(kept.averaged)
+        let trainer = try Trainer(averaged, device: Device(device))
+        let again = try trainer.evaluate(data)
+        let during = try #require(kept.last.averagedValidation)
+        #expect(abs(again.loss - during.loss) <= 1e-4 * during.loss)
+        #expect(during.loss != kept.last.validation?.loss)
+        #expect(averaged.state["layer3.0.bn1.running_mean"] != kept.state["layer3.0.bn1.running_mean"])
+    }
+}
