@@ -13,7 +13,8 @@
 // times kbPerItem blocks of 32 output channels. The band's input is gathered into the worker's slab of scratch as
 // [tile][r*S+s][input block][MR][16] (DENSE: [tile][MR][DENSE_STRIDE], the existing channels only), then each tile of
 // MR pixels times 32 channels is summed in registers, 2*VECTOR channels at a time. With DIRECT (1x1, stride 1, no padding) x itself has that form.
-// Which worker takes an item changes no result.
+// Which worker takes an item changes no result. Long reductions are cut into parts of partBlocks blocks, whose weights
+// stay in the first-level cache over the band's tiles; y holds the sums in between.
 //
 // Tunables, set by the host:
 //   VECTOR        16, 8, 4 floats per vector (prelude.cl): the native width of the device. Default 16.
@@ -69,6 +70,8 @@ typedef struct {
     // Output channels that exist from the tile's first on, at least 1.
     int channels;
     int epilogue;
+    // Whether the sums begin, or go on from what y holds; whether they end, or y keeps them as they are.
+    int begins, ends;
 } Target;
 
 #if DIRECT
@@ -82,12 +85,23 @@ typedef struct {
 // between its reduction blocks; w: the block's weights.
 INLINE void tile(const int narrow, const __global float *a, size_t aStep, const __global float *w, int reductionBlocks,
                  const Target target) {
-    const int biased = target.epilogue & BIASED;
+    const int biased = target.begins && (target.epilogue & BIASED);
+    const int isWhole = target.low == 0 && target.high == MR;
     const vector start0 = biased ? LOAD(target.bias) : ZERO_VECTOR;
     const vector start1 = biased && !narrow ? LOAD(target.bias + VECTOR) : ZERO_VECTOR;
 #define DECLARE(p) vector left##p = start0, right##p = start1;
     EACH_PIXEL(DECLARE)
 #undef DECLARE
+    if (!target.begins) {
+        // Pixels that are not stored may be another worker's.
+#define GO_ON(p)                                       \
+    if (isWhole || ((p) >= target.low && (p) < target.high)) { \
+        left##p = LOAD(target.y + PLACE(p));           \
+        if (!narrow) right##p = LOAD(target.y + PLACE(p) + target.second); \
+    }
+        EACH_PIXEL(GO_ON)
+#undef GO_ON
+    }
 #if DENSE
 #define A_STRIDE DENSE_STRIDE
     for (int block = 0; block < reductionBlocks; ++block, a += DENSE, w += 512) {
@@ -113,23 +127,24 @@ INLINE void tile(const int narrow, const __global float *a, size_t aStep, const 
     }
     const integer_vector exists0 = LANE_NUMBERS < target.channels;
     const integer_vector exists1 = LANE_NUMBERS + VECTOR < target.channels;
-    if (target.low == 0 && target.high == MR) {
+    const int epilogue = target.ends ? target.epilogue : 0;
+    if (isWhole) {
         // A test for all pixels, not one for each.
-        if (target.epilogue & RESIDUAL) {
+        if (epilogue & RESIDUAL) {
 #define ADD(p)                                      \
     left##p += LOAD(target.residual + PLACE(p));    \
     if (!narrow) right##p += LOAD(target.residual + PLACE(p) + target.second);
             EACH_PIXEL(ADD)
 #undef ADD
         }
-        if (target.epilogue & RECTIFIED) {
+        if (epilogue & RECTIFIED) {
 #define RECTIFY(p)                      \
     left##p = RECTIFIED_VALUE(left##p); \
     if (!narrow) right##p = RECTIFIED_VALUE(right##p);
             EACH_PIXEL(RECTIFY)
 #undef RECTIFY
         }
-        if (target.epilogue & MASKED) {
+        if (epilogue & MASKED) {
 #define MASK(p)                                \
     left##p = exists0 ? left##p : ZERO_VECTOR; \
     if (!narrow) right##p = exists1 ? right##p : ZERO_VECTOR;
@@ -152,8 +167,8 @@ INLINE void tile(const int narrow, const __global float *a, size_t aStep, const 
             for (int side = 0; side < (narrow ? 1 : 2); ++side) {
                 const size_t at = PLACE(p) + side * target.second;
                 vector value = values[2 * p + side];
-                if (target.epilogue & RESIDUAL) value += LOAD(target.residual + at);
-                if (target.epilogue & RECTIFIED) value = RECTIFIED_VALUE(value);
+                if (epilogue & RESIDUAL) value += LOAD(target.residual + at);
+                if (epilogue & RECTIFIED) value = RECTIFIED_VALUE(value);
                 value = (side ? exists1 : exists0) ? value : ZERO_VECTOR;
                 STORE(value, target.y + at);
             }
@@ -239,7 +254,7 @@ kernel void convolution(GLOBAL_IN x, GLOBAL_IN w, GLOBAL_IN biases, GLOBAL_IN re
 #endif
                         int epilogue, int pixelCount, int inputPixels, int outputPixels, int outputChannels,
                         int inputBlocks, int blocksPerOutput, int outputsPerGroup, int inputsPerGroup, int taps,
-                        int itemCount, int bandCount, int bandTiles, int kbCount, int kbPerItem) {
+                        int itemCount, int bandCount, int bandTiles, int kbCount, int kbPerItem, int partBlocks) {
     const int reductionBlocks = taps * blocksPerOutput;
     const int tileCount = (pixelCount + MR - 1) / MR;
 #if !DIRECT
@@ -276,38 +291,43 @@ kernel void convolution(GLOBAL_IN x, GLOBAL_IN w, GLOBAL_IN biases, GLOBAL_IN re
             // Whole blocks of 16 are stored.
             for (int k = 0; k < (channels > 16 ? 32 : 16); k += 2 * VECTOR) {
                 const size_t offset = (size_t)(kb * 2 + k / 16) * outputPixels * 16 + k % 16;
-                for (int t = tileFirst; t < tileEnd; ++t) {
-                    Target target;
-                    target.epilogue = epilogue;
+                for (int from = 0; from == 0 || from < reductionBlocks; from += partBlocks) {
+                    const int blocks = min(partBlocks, reductionBlocks - from);
+                    for (int t = tileFirst; t < tileEnd; ++t) {
+                        Target target;
+                        target.epilogue = epilogue;
+                        target.begins = from == 0;
+                        target.ends = from + blocks == reductionBlocks;
 #if DIRECT
-                    // The last tile is moved back onto existing pixels; those before it are summed again, not stored.
-                    const int first = max(min(t * MR, pixelCount - MR), 0);
-                    target.first = first;
-                    target.low = t * MR - first;
-                    target.high = MR;
-                    const __global float *a = x + ((size_t)firstBlock * inputPixels + first) * 16;
-                    const size_t aStep = (size_t)inputPixels * 16;
+                        // The last tile is moved back onto existing pixels; those before it are summed again, not stored.
+                        const int first = max(min(t * MR, pixelCount - MR), 0);
+                        target.first = first;
+                        target.low = t * MR - first;
+                        target.high = MR;
+                        const __global float *a = x + ((size_t)firstBlock * inputPixels + first) * 16;
+                        const size_t aStep = (size_t)inputPixels * 16;
 #else
-                    target.low = 0;
-                    target.high = min(MR, pixelCount - t * MR);
-                    target.table = table + (t - tileFirst) * MR;
-                    const __global float *a = slab + (t - tileFirst) * tileFloats;
-                    const size_t aStep = MR * 16;
+                        target.low = 0;
+                        target.high = min(MR, pixelCount - t * MR);
+                        target.table = table + (t - tileFirst) * MR;
+                        const __global float *a = slab + (t - tileFirst) * tileFloats;
+                        const size_t aStep = MR * 16;
 #endif
-                    target.y = y + offset;
-                    // Read only where the epilogue says so.
-                    target.residual = residual + offset;
-                    target.bias = biases + kb * 32 + k;
-                    target.channels = channels - k;
+                        target.y = y + offset;
+                        // Read only where the epilogue says so.
+                        target.residual = residual + offset;
+                        target.bias = biases + kb * 32 + k;
+                        target.channels = channels - k;
 #if VECTOR == 16
-                    target.second = (size_t)outputPixels * 16;
-                    if (channels <= 16)
-                        tile(1, a, aStep, weights, reductionBlocks, target);
-                    else
+                        target.second = (size_t)outputPixels * 16;
+                        if (channels <= 16)
+                            tile(1, a + (size_t)from * aStep, aStep, weights + (size_t)from * 512, blocks, target);
+                        else
 #else
-                    target.second = VECTOR;
+                        target.second = VECTOR;
 #endif
-                        tile(0, a, aStep, weights + k, reductionBlocks, target);
+                            tile(0, a + (size_t)from * aStep, aStep, weights + (size_t)from * 512 + k, blocks, target);
+                    }
                 }
             }
         }

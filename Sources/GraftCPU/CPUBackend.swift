@@ -48,6 +48,10 @@ package final class CPUBackend: DeviceBackend {
 
     package func byteCount(of kind: ValueKind) -> Int { ChannelBlockedLayout.byteCount(of: kind) }
 
+    package func channelOffset(of channels: Range<Int>, in shape: ActivationShape) -> Int? {
+        ChannelBlockedLayout.channelOffset(of: channels, in: shape)
+    }
+
     package func workspaceByteCount(for primitive: Primitive) -> Int {
         primitive.workspaceFloatCount(registerRows: kernels.tileRows) * 4
     }

@@ -166,7 +166,6 @@ extension InstructionBinding {
         let channels = product.sourceShape.channels
         let reductionBlocks = product.isDense ? (taps.count * channels + 15) / 16 : taps.count * sourceBlocks
         let lastQuads = product.isDense ? (taps.count * channels - (reductionBlocks - 1) * 16 + 3) / 4 : 4
-        let lineLength = reductionBlocks * 16 + 16
         let tileRows = kernels.tileRows
 
         // A band: as many tiles as fit the cache, at most 4 of 14 pixels.
@@ -182,7 +181,6 @@ extension InstructionBinding {
 
         let tileFloats = bandTileFloats
         let gatherFloats = isDirect ? 0 : reductionBlocks * bandPixels * 16
-        let lineFloats = product.isDense ? bandPixels * lineLength : 0
         let offsetFloats = product.isContiguous ? 0 : bandPixels
         let innerCount = product.isDense ? reductionBlocks : product.blocking.inputBlockCount
         let outerCount = product.isDense ? 1 : taps.count
@@ -193,23 +191,21 @@ extension InstructionBinding {
         let isDiagonal = !product.isDense && product.blocking.shape.isBlockDiagonal
         let firstBlocks = (0..<outputBlocks).map { product.blocking.firstInputBlock(of: $0) }
 
-        parallel(bandCount * pieceCount, scratchFloats: tileFloats + gatherFloats + lineFloats + offsetFloats + 64) {
+        parallel(bandCount * pieceCount, scratchFloats: tileFloats + gatherFloats + offsetFloats + 64) {
             unit, scratch in
             let band = unit / pieceCount
             let piece = unit % pieceCount
             let first = band * bandPixels
             let count = min(bandPixels, pixels - first)
             let gathered = scratch + tileFloats
-            let lines = gathered + gatherFloats
-            let offsets = UnsafeMutableRawPointer(lines + lineFloats).assumingMemoryBound(to: Int32.self)
+            let offsets = UnsafeMutableRawPointer(gathered + gatherFloats).assumingMemoryBound(to: Int32.self)
             if !isDirect, taps.count > 0 {
                 let gather = Gather(
                     source: product.source, blockStride: sourceBlockFloats, blockCount: sourceBlocks,
                     sourceHeight: product.sourceShape.height, sourceWidth: product.sourceShape.width,
                     gridHeight: product.gridHeight, gridWidth: product.gridWidth, strideHeight: product.strideHeight,
                     strideWidth: product.strideWidth, tapCount: taps.count, tapRows: UnsafePointer(taps.rows),
-                    tapColumns: UnsafePointer(taps.columns), target: gathered, capacity: bandPixels, channels: channels,
-                    lines: lines)
+                    tapColumns: UnsafePointer(taps.columns), target: gathered, capacity: bandPixels, channels: channels)
                 if product.isDense {
                     kernels.gatherDense(gather, first, count)
                 } else {

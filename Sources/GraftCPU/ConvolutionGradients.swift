@@ -287,9 +287,7 @@ extension InstructionBinding {
         let channels = shape.channels
         let blocks = geometry.denseBlockCount
         let chunkPixels = DenseWeightGradientSplit.chunkPixels
-        let gatherFloats = blocks * chunkPixels * 16
-        parallel(split.partialCount, scratchFloats: gatherFloats + chunkPixels * (blocks * 16 + 16)) {
-            partial, scratch in
+        parallel(split.partialCount, scratchFloats: blocks * chunkPixels * 16) { partial, scratch in
             let target = partials + partial * split.partialFloats
             kernels.zero(target, split.partialFloats / 16)
             let gather = Gather(
@@ -297,7 +295,7 @@ extension InstructionBinding {
                 sourceWidth: shape.width, gridHeight: output.height, gridWidth: output.width,
                 strideHeight: geometry.strideHeight, strideWidth: geometry.strideWidth, tapCount: taps.count,
                 tapRows: UnsafePointer(taps.rows), tapColumns: UnsafePointer(taps.columns), target: scratch,
-                capacity: chunkPixels, channels: channels, lines: scratch + gatherFloats)
+                capacity: chunkPixels, channels: channels)
             let chunks =
                 partial * split.chunkCount / split.partialCount..<(partial + 1) * split.chunkCount / split.partialCount
             for chunk in chunks {

@@ -13,11 +13,12 @@ extension InstructionBinding {
     mutating func bindConcatenation(_ shape: ActivationShape, _ channels: [Int]) throws(DeviceError) {
         var runs: [ChannelRun] = []
         var first = 0
+        let output = try output(0)
         for (index, count) in channels.enumerated() {
             runs.append(ChannelRun(source: try input(index), sourceFirst: 0, targetFirst: first, count: count))
             first += count
         }
-        gatherChannels(runs, shape, try output(0))
+        gatherChannels(runs, shape, output)
     }
 
     mutating func bindChannelSlice(_ shape: ActivationShape, offset: Int, count: Int) throws(DeviceError) {
@@ -31,10 +32,15 @@ extension InstructionBinding {
     ) {
         let kernels = kernels
         let pixels = target.pixelCount
-        parallel(target.blocks * target.batch) { plane, _ in
-            let block = plane / target.batch
-            let image = plane % target.batch
-            let output = y + plane * target.planeFloats
+        // What the memory plan had written where it belongs fills whole blocks.
+        let inPlace = runs.filter { $0.source == UnsafePointer(y) + $0.targetFirst / 16 * target.blockFloats }
+        let blocks = (0..<target.blocks).filter { block in
+            !inPlace.contains { ($0.targetFirst..<$0.targetFirst + $0.count).contains(block * 16) }
+        }
+        parallel(blocks.count * target.batch) { unit, _ in
+            let block = blocks[unit / target.batch]
+            let image = unit % target.batch
+            let output = y + (block * target.batch + image) * target.planeFloats
             let channels = block * 16..<min(block * 16 + 16, target.channels)
             if channels.count < 16 { kernels.zero(output, pixels) }
             for run in runs {

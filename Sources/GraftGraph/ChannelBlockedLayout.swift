@@ -17,6 +17,14 @@ package enum ChannelBlockedLayout {
     /// Output channels per weight block.
     package static let outputBlock = 32
 
+    /// Where whole blocks of channels begin, in bytes; nil for a range that shares a block with other channels.
+    package static func channelOffset(of channels: Range<Int>, in shape: ActivationShape) -> Int? {
+        guard channels.lowerBound % block == 0,
+            channels.upperBound % block == 0 || channels.upperBound == shape.channels
+        else { return nil }
+        return 4 * channels.lowerBound * shape.batch * shape.pixelCount
+    }
+
     /// Bytes of a value.
     package static func byteCount(of kind: ValueKind) -> Int {
         switch kind {

@@ -85,6 +85,9 @@ package protocol DeviceBackend: AnyObject {
     func byteCount(of kind: ValueKind) -> Int
     /// Scratch bytes that a primitive needs while it runs; not kept between instructions.
     func workspaceByteCount(for primitive: Primitive) -> Int
+    /// Where a range of channels of an activation lies in this backend's private layout, in bytes, if it lies in one
+    /// piece that is laid out as an activation of those channels alone.
+    func channelOffset(of channels: Range<Int>, in shape: ActivationShape) -> Int?
     /// Slots begin at multiples of this.
     var alignment: Int { get }
     /// No arena may be larger.

@@ -34,15 +34,20 @@ package struct CohortSlots: Hashable, Sendable {
 package struct MemoryLayout: Sendable {
     package var byteCount: @Sendable (ValueKind) -> Int
     package var workspaceByteCount: @Sendable (Primitive) -> Int
+    /// Where a range of channels of an activation lies, if it lies in one piece that is laid out as an activation of
+    /// those channels alone: what is to be concatenated can then be written there at once.
+    package var channelOffset: @Sendable (ActivationShape, Range<Int>) -> Int?
     package var alignment: Int
     package var maximumArenaByteCount: Int
 
     package init(
         byteCount: @escaping @Sendable (ValueKind) -> Int, workspaceByteCount: @escaping @Sendable (Primitive) -> Int,
+        channelOffset: @escaping @Sendable (ActivationShape, Range<Int>) -> Int? = { _, _ in nil },
         alignment: Int, maximumArenaByteCount: Int
     ) {
         self.byteCount = byteCount
         self.workspaceByteCount = workspaceByteCount
+        self.channelOffset = channelOffset
         self.alignment = alignment
         self.maximumArenaByteCount = maximumArenaByteCount
     }
@@ -215,11 +220,13 @@ package struct MemoryPlan: Sendable {
 
     // MARK: Transients
 
+    /// Values that share a slot, and from when to when any of them is needed.
     private struct Interval {
         var first: Int
         var last: Int
         var byteCount: Int
-        var members: [Int]
+        /// Values by index, and where each begins in the slot.
+        var members: [(value: Int, offset: Int)]
     }
 
     private mutating func placeTransients(_ program: Program, _ slots: inout [Slot?], firstShared: Int)
@@ -234,17 +241,22 @@ package struct MemoryPlan: Sendable {
                 !options.reusesMemory || ($0.interval.first <= interval.last && interval.first <= $0.interval.last)
             }
             let slot = try place(
-                .transients, interval.byteCount, program.values[interval.members[0]].name, firstShared: firstShared
+                .transients, interval.byteCount, program.values[interval.members[0].value].name,
+                firstShared: firstShared
             ) {
                 plan, arena in
                 plan.lowestGap(interval.byteCount, beside: rivals.lazy.map(\.slot).filter { $0.arena == arena })
             }
-            for member in interval.members { slots[member] = slot }
+            for member in interval.members {
+                slots[member.value] = Slot(
+                    arena: slot.arena, offset: slot.offset + member.offset,
+                    byteCount: layout.byteCount(program.values[member.value].kind))
+            }
             placed.append((interval, slot))
         }
     }
 
-    /// Lifetimes by instruction index; values joined in place are one interval.
+    /// Lifetimes by instruction index; values joined in place, or written where they are concatenated, are one interval.
     private func liveIntervals(_ program: Program) -> [Interval] {
         var first: [Int: Int] = [:]
         var last: [Int: Int] = [:]
@@ -282,13 +294,43 @@ package struct MemoryPlan: Sendable {
             if var joined = intervals[root] {
                 joined.first = min(joined.first, start)
                 joined.last = max(joined.last, end)
-                joined.members.append(index)
+                joined.members.append((index, 0))
                 intervals[root] = joined
             } else {
-                intervals[root] = Interval(first: start, last: end, byteCount: bytes, members: [index])
+                intervals[root] = Interval(first: start, last: end, byteCount: bytes, members: [(index, 0)])
             }
         }
-        return intervals.values.sorted { ($0.first, $0.members[0]) < ($1.first, $1.members[0]) }
+        if options.reusesMemory {
+            for (step, instruction) in program.instructions.enumerated() {
+                guard case .concatenation(let shape, let channels) = instruction.primitive,
+                    let output = instruction.outputs.first, program[output].storage == .transient
+                else { continue }
+                var start = 0
+                for (input, count) in zip(instruction.inputs, channels) {
+                    defer { start += count }
+                    let whole = find(output.index)
+                    let part = find(input.index)
+                    guard program[input].storage == .transient, whole != part,
+                        instruction.inputs.filter({ $0 == input }).count == 1,
+                        let offset = layout.channelOffset(shape, start..<start + count),
+                        offset % layout.alignment == 0,
+                        var parent = intervals[whole], let child = intervals[part],
+                        child.byteCount == layout.byteCount(program[input].kind),
+                        offset + child.byteCount <= parent.byteCount,
+                        // Nothing is written over the part behind the concatenation, nor over the whole while the part is read.
+                        child.members.allSatisfy({ first[$0.value, default: step] < step }),
+                        child.last == step || parent.members.allSatisfy({ first[$0.value, default: 0] <= step })
+                    else { continue }
+                    parent.first = min(parent.first, child.first)
+                    parent.last = max(parent.last, child.last)
+                    parent.members += child.members.map { ($0.value, $0.offset + offset) }
+                    leader[part] = whole
+                    intervals[part] = nil
+                    intervals[whole] = parent
+                }
+            }
+        }
+        return intervals.values.sorted { ($0.first, $0.members[0].value) < ($1.first, $1.members[0].value) }
     }
 
     private static func largestLiveByteCount(_ intervals: [Interval], _ stepCount: Int) -> Int {
@@ -355,10 +397,11 @@ package struct MemoryPlan: Sendable {
 extension MemoryLayout {
     /// The layout of a backend.
     package init(backend: any DeviceBackend) {
-        // Backends answer these two from constants; they are called while planning only, on the planning thread.
+        // Backends answer these from constants; they are called while planning only, on the planning thread.
         nonisolated(unsafe) let backend = backend
         self.init(
             byteCount: { backend.byteCount(of: $0) }, workspaceByteCount: { backend.workspaceByteCount(for: $0) },
-            alignment: backend.alignment, maximumArenaByteCount: backend.maximumArenaByteCount)
+            channelOffset: { backend.channelOffset(of: $1, in: $0) }, alignment: backend.alignment,
+            maximumArenaByteCount: backend.maximumArenaByteCount)
     }
 }

@@ -103,7 +103,7 @@ extension ConvolutionGeometry {
     /// Whether Winograd is taken for the faster way, by all kernel classes alike: enough channels to pay for the
     /// transforms, and tiles that are not mostly border. Measured on processors.
     package var prefersWinograd: Bool {
-        guard canUseWinograd, input.channels >= 32, outputChannels >= 32 else { return false }
+        guard canUseWinograd, input.channels >= 16, outputChannels >= 16 else { return false }
         let tiles = winogradTileCount
         // Four times fewer products, times the share of the tiles that is kept.
         return 4 * Double(output.pixelCount) / Double(tiles.rows * tiles.columns * 16) >= 1.5

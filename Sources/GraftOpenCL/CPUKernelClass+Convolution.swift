@@ -128,6 +128,10 @@
             let items = bands * ceilDivide(kbCount, kbPerItem)
             let workers = isDirect ? items : min(items, slabCount)
 
+            // Weights of so many blocks are a quarter or half of a first-level cache; a short reduction's fit it whole.
+            let reductionBlocks = taps * blocks
+            let partBlocks = dense > 0 || reductionBlocks < 16 ? max(reductionBlocks, 1) : 8
+
             var definitions: [KernelLaunch.Definition] = [.init("VECTOR", vectorWidth), .init("MR", tile)]
             func define(_ name: String, _ value: Int) { if value != 0 { definitions.append(.init(name, value)) } }
             define("DIRECT", isDirect ? 1 : 0)
@@ -158,7 +162,7 @@
                 convolution.output.batch * convolution.output.pixelCount, convolution.output.channels,
                 ChannelBlockedLayout.blockCount(convolution.input.channels), blocks,
                 convolution.output.channels / convolution.groups, convolution.input.channels / convolution.groups, taps,
-                items, bands, bandTiles, kbCount, kbPerItem)
+                items, bands, bandTiles, kbCount, kbPerItem, partBlocks)
             plan.launch(Self.convolutionFile, "convolution", definitions, arguments, global: workers)
         }
 

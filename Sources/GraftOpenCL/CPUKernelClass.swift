@@ -26,6 +26,10 @@
 
         package func byteCount(of kind: ValueKind) -> Int { ChannelBlockedLayout.byteCount(of: kind) }
 
+        package func channelOffset(of channels: Range<Int>, in shape: ActivationShape) -> Int? {
+            ChannelBlockedLayout.channelOffset(of: channels, in: shape)
+        }
+
         package func pack(_ tensor: HostTensor, kind: ValueKind) throws(DeviceError) -> [UInt8] {
             try ChannelBlockedLayout.pack(tensor, kind: kind)
         }

@@ -55,6 +55,11 @@
 
         // MARK: Layout
 
+        /// Images follow each other whole, so that channels of one image alone lie in one piece.
+        package func channelOffset(of channels: Range<Int>, in shape: ActivationShape) -> Int? {
+            shape.batch == 1 ? 4 * channels.lowerBound * shape.pixelCount : nil
+        }
+
         package func byteCount(of kind: ValueKind) -> Int {
             switch kind {
             case .activation(let shape), .indices(let shape): 4 * shape.elementCount

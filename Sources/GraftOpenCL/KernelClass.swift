@@ -100,6 +100,8 @@
         var name: String { get }
         /// Bytes of a value in this class's layout.
         func byteCount(of kind: ValueKind) -> Int
+        /// Where a range of channels lies in an activation, as ``DeviceBackend/channelOffset(of:in:)``.
+        func channelOffset(of channels: Range<Int>, in shape: ActivationShape) -> Int?
         /// Scratch bytes of a primitive.
         func workspaceByteCount(for primitive: Primitive) -> Int
         /// The launches of a primitive, in order; each sees the results of those before it. `cohortByteCount` is that

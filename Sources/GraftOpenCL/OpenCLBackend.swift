@@ -152,6 +152,10 @@
 
         package func byteCount(of kind: ValueKind) -> Int { kernels.byteCount(of: kind) }
 
+        package func channelOffset(of channels: Range<Int>, in shape: ActivationShape) -> Int? {
+            kernels.channelOffset(of: channels, in: shape)
+        }
+
         package func workspaceByteCount(for primitive: Primitive) -> Int { kernels.workspaceByteCount(for: primitive) }
 
         /// - Throws: ``DeviceError/outOfMemory`` before anything is allocated when the plan is larger than the device.

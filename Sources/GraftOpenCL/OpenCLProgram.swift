@@ -46,7 +46,8 @@
                 if case .optimizerUpdate(_, let cohort) = instruction.primitive {
                     cohortCount = max(cohortCount, cohort + 1)
                 }
-                for launch in try kernels.launches(for: instruction.primitive, cohortByteCount: cohortByteCount) {
+                for launch in try kernels.launches(for: instruction.primitive, cohortByteCount: cohortByteCount)
+                where !Self.isInPlace(launch, instruction, plan.slots[index]) {
                     described.append((position, launch))
                 }
             }
@@ -57,6 +58,18 @@
                     launch, program: program, instruction: instructions[position], position: position,
                     slots: plan.slots[index])
             }
+        }
+
+        /// Whether a launch copies to a concatenation what the memory plan had written there.
+        private static func isInPlace(_ launch: KernelLaunch, _ instruction: Instruction, _ slots: [Slot]) -> Bool {
+            guard case .concatenation = instruction.primitive else { return false }
+            for case .input(let operand) in launch.arguments {
+                let source = slots[instruction.inputs[operand].index]
+                let whole = slots[instruction.outputs[0].index]
+                return source.arena == whole.arena && source.offset >= whole.offset
+                    && source.offset + source.byteCount <= whole.offset + whole.byteCount
+            }
+            return false
         }
 
         // MARK: Binding

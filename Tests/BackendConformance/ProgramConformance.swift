@@ -11,7 +11,7 @@ package struct ProgramConformance: Sendable, CustomStringConvertible {
     package init(
         _ name: String, _ graph: Graph, size: (Int, Int, Int), trainable prefixes: [[String]],
         optimizer: OptimizerRule = .sgd(momentum: true, nesterov: false), statistics: FrozenStatistics = .keep,
-        labelSmoothing: Float = 0, maximumGradientNorm: Float? = nil, averageDecay: Float? = nil
+        labelSmoothing: Float = 0, maximumGradientNorm: Float? = nil, averageDecay: Float? = nil, winograd: Bool = true
     ) {
         self.name = "program.\(name)"
         self.graph = graph
@@ -26,6 +26,7 @@ package struct ProgramConformance: Sendable, CustomStringConvertible {
         options.labelSmoothing = labelSmoothing
         options.maximumGradientNorm = maximumGradientNorm
         options.averageDecay = averageDecay
+        options.allowsWinograd = winograd
     }
 
     // MARK: Networks
@@ -106,6 +107,30 @@ package struct ProgramConformance: Sendable, CustomStringConvertible {
         return graph
     }
 
+    /// Concatenations whose parts can be written in place: read elsewhere too, joined twice, dropped behind, one of them
+    /// with a last block that is not full.
+    package static func joined() -> Graph {
+        var graph = Graph()
+        var x = graph.add("input", .input(channels: 3))
+        func convolve(_ name: String, _ from: Int, _ channels: Int, _ outputs: Int, kernel: Int = 1) -> Int {
+            let layer = ConvolutionLayer(channels, outputs, kernel: kernel, padding: kernel / 2, bias: true)
+            return graph.add("\(name)_activation", .relu, graph.add(name, .convolution(layer), from))
+        }
+        x = convolve("stem", x, 3, 16, kernel: 3)
+        let left = convolve("left", x, 16, 16)
+        let right = convolve("right", x, 16, 19, kernel: 3)
+        let cat = graph.add("cat", .concatenation, left, right)
+        let dropped = graph.add("drop", .dropout(rate: 0.3), cat)
+        let next = convolve("next", dropped, 35, 32)
+        let wide = graph.add("wide", .concatenation, next, x, right)
+        let last = graph.add("last", .concatenation, wide, next)
+        x = convolve("join", last, 99, 5)
+        x = graph.add("avgpool", .adaptiveAveragePooling(height: 1, width: 1), x)
+        x = graph.add("flatten", .flatten, x)
+        _ = graph.add("fc", .linear(inputFeatures: 5, outputFeatures: 3), x)
+        return graph
+    }
+
     /// All networks with several sets of trainable layers.
     package static let all: [ProgramConformance] = [
         ProgramConformance("residual.head", residual(), size: (3, 18, 15), trainable: [["fc"]]),
@@ -114,7 +139,9 @@ package struct ProgramConformance: Sendable, CustomStringConvertible {
             optimizer: .sgd(momentum: true, nesterov: true)),
         ProgramConformance(
             "residual.all", residual(), size: (2, 21, 18), trainable: [["all"]],
-            optimizer: .adam(decoupledWeightDecay: true)),
+            // Adam's first step is the gradient's sign: rounding of Winograd's size turns those near zero.
+            optimizer: .adam(decoupledWeightDecay: true), winograd: false),
+        ProgramConformance("residual.winograd", residual(5, 17), size: (2, 21, 18), trainable: [["all"]]),
         ProgramConformance(
             "residual.track", residual(), size: (3, 18, 15), trainable: [["layer2", "fc"]], statistics: .track,
             labelSmoothing: 0.1),
@@ -131,6 +158,8 @@ package struct ProgramConformance: Sendable, CustomStringConvertible {
         ProgramConformance(
             "branched.stem", branched(), size: (2, 8, 7), trainable: [["fc"], ["stem"]],
             optimizer: .sgd(momentum: false, nesterov: false), statistics: .track),
+        ProgramConformance("joined.all", joined(), size: (2, 8, 7), trainable: [["all"]]),
+        ProgramConformance("joined.head", joined(), size: (4, 5, 8), trainable: [["fc"]]),
     ]
 
     // MARK: Steps

@@ -1188,6 +1188,7 @@ class Comparison:
             minimum, median, cpu_seconds = contestant.measure(repeats)
             elapsed, busy, stolen = watch.since()
             own = time.process_time() - own + cpu_seconds
+            time.sleep(0.2)  # threads of this block stop spinning
             after = self.calibration.measure()
             capacity = elapsed * len(self.processors)
             # The kernel counts in ticks: a few of them are no load.

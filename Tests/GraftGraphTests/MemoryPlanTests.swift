@@ -216,6 +216,100 @@ struct MemoryPlanTests {
         #expect(saved.0 != saved.1)
     }
 
+    /// A random graph of channel-blocked values that are mostly concatenated.
+    private static func concatenations(_ seed: UInt64) -> Program {
+        let random = CounterRandom(seed: seed, 78)
+        var counter = 0
+        func below(_ bound: Int) -> Int {
+            counter += 1
+            return random.integer(below: bound, counter)
+        }
+        var program = Program()
+        let shape = ActivationShape(2, 16, 2, 3)
+        let x = program.add(.activation(shape), .input, "x")
+        var live: [(id: ValueID, shape: ActivationShape)] = []
+        for step in 0..<30 {
+            func result(_ channels: Int) -> ValueID {
+                let shape = shape.with(channels: channels)
+                let id = program.add(.activation(shape), .transient, "v\(step)")
+                live.append((id, shape))
+                return id
+            }
+            let choice = below(5)
+            if live.count < 2 || choice == 0 {
+                program.append(.relu(shape), [x], [result(16)], node: "made")
+            } else if choice == 1 {
+                let source = live[below(live.count)]
+                program.append(.relu(source.shape), [source.id], [result(source.shape.channels)], node: "relu")
+            } else {
+                let parts = (0..<2 + below(2)).map { _ in live[below(live.count)] }
+                let channels = parts.map(\.shape.channels)
+                let total = channels.reduce(0, +)
+                guard total <= 512 else { continue }
+                program.append(
+                    .concatenation(shape.with(channels: total), channels: channels), parts.map(\.id), [result(total)],
+                    node: "concatenation")
+            }
+            while live.count > 5 { live.remove(at: below(live.count)) }
+        }
+        return program
+    }
+
+    @Test("what is concatenated is written in its place, and every value is whole where it is read", arguments: 0..<100)
+    func concatenationInPlace(seed: Int) throws {
+        let program = Self.concatenations(UInt64(seed))
+        let layout = MemoryLayout(
+            byteCount: { ChannelBlockedLayout.byteCount(of: $0) }, workspaceByteCount: { _ in 0 },
+            channelOffset: { ChannelBlockedLayout.channelOffset(of: $1, in: $0) }, alignment: Self.alignment,
+            maximumArenaByteCount: 1 << 40)
+        let plan = try MemoryPlan(programs: [program], layout: layout)
+        let slots = plan.slots[0]
+        // What lies in each 64 bytes of each arena, and what each value consists of.
+        var memory: [[Int]: [Int]] = [:]
+        var contents: [Int: [[Int]]] = [:]
+        func place(_ value: Int, _ piece: Int) -> [Int] { [slots[value].arena, slots[value].offset / 64 + piece] }
+        func isWhole(_ id: ValueID) -> Bool {
+            guard program[id].storage == .transient else { return true }
+            return (contents[id.index] ?? []).enumerated().allSatisfy { memory[place(id.index, $0)] == $1 }
+        }
+        for (step, instruction) in program.instructions.enumerated() {
+            for input in instruction.inputs {
+                #expect(isWhole(input), "step \(step): \(program[input].name) was overwritten before it is read")
+            }
+            let output = instruction.outputs[0].index
+            if case .concatenation = instruction.primitive {
+                contents[output] = instruction.inputs.flatMap { contents[$0.index] ?? [] }
+            } else {
+                contents[output] = (0..<slots[output].byteCount / 64).map { [output, $0] }
+            }
+            for (piece, content) in (contents[output] ?? []).enumerated() { memory[place(output, piece)] = content }
+        }
+    }
+
+    @Test("a concatenation of values that nothing else reads needs no memory of its own")
+    func concatenationNeedsNoMemory() throws {
+        let shape = ActivationShape(1, 16, 4, 4)
+        var program = Program()
+        let x = program.add(.activation(shape), .input, "x")
+        let parts = (0..<3).map { program.add(.activation(shape), .transient, "t\($0)") }
+        for part in parts { program.append(.relu(shape), [x], [part], node: "relu") }
+        let whole = program.add(.activation(shape.with(channels: 48)), .transient, "whole")
+        program.append(.concatenation(shape.with(channels: 48), channels: [16, 16, 16]), parts, [whole], node: "cat")
+        let y = program.add(.activation(shape.with(channels: 48)), .output, "y")
+        program.append(.relu(shape.with(channels: 48)), [whole], [y], node: "last")
+        let layout = MemoryLayout(
+            byteCount: { ChannelBlockedLayout.byteCount(of: $0) }, workspaceByteCount: { _ in 0 },
+            channelOffset: { ChannelBlockedLayout.channelOffset(of: $1, in: $0) }, alignment: Self.alignment,
+            maximumArenaByteCount: 1 << 40)
+        let plan = try MemoryPlan(programs: [program], layout: layout)
+        #expect(plan.byteCount(of: .transients) == 3 * 1024)
+        for (index, part) in parts.enumerated() {
+            #expect(plan.slots[0][part.index].offset == plan.slots[0][whole.index].offset + index * 1024)
+        }
+        let apart = try MemoryPlan(programs: [program], layout: layout, options: .init(reusesMemory: false))
+        #expect(apart.byteCount(of: .transients) == 6 * 1024)
+    }
+
     @Test("parameters, gradients and states of a cohort are one range at equal offsets")
     func cohorts() throws {
         var program = Program()

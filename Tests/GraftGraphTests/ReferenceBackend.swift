@@ -23,6 +23,9 @@ final class ReferenceBackend: DeviceBackend {
     }
 
     func byteCount(of kind: ValueKind) -> Int { ChannelBlockedLayout.byteCount(of: kind) }
+    func channelOffset(of channels: Range<Int>, in shape: ActivationShape) -> Int? {
+        ChannelBlockedLayout.channelOffset(of: channels, in: shape)
+    }
     func workspaceByteCount(for primitive: Primitive) -> Int { primitive.kind == .channelSum ? 100 : 0 }
 
     func allocate(_ plan: MemoryPlan) throws(DeviceError) -> any DeviceMemory {

@@ -35,6 +35,7 @@
         ]) { $1 }
 
         func byteCount(of kind: ValueKind) -> Int { 4 * kind.hostShape.elementCount }
+        func channelOffset(of channels: Range<Int>, in shape: ActivationShape) -> Int? { nil }
 
         func workspaceByteCount(for primitive: Primitive) -> Int {
             if case .relu(let shape) = primitive { 512 + 4 * shape.elementCount } else { 0 }

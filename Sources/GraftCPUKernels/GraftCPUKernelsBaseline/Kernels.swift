@@ -810,11 +810,13 @@ typealias Block = SIMD16<Float>
         store(c7a, result + 224 + 0 * vectorWidth)
     }
 #else
-    /// 6 pixels × two vectors of output channels: 12 accumulators of 16 registers.
+    /// 6 pixels × two vectors of output channels: 12 accumulators of 16 registers. Pixels of the result, and of the
+    /// residual if there is one, are `pitch` floats apart.
     @inline(never)
     func tile6x2(
         _ product: BandProduct, _ first: UnsafePointer<Float>, _ weights: UnsafePointer<Float>,
-        _ result: UnsafeMutablePointer<Float>
+        _ result: UnsafeMutablePointer<Float>, _ pitch: Int = 2 * vectorWidth, bias: UnsafePointer<Float>? = nil,
+        residual: UnsafePointer<Float>? = nil, relu: Bool = false
     ) {
         var c0a = Vector.zero, c0b = Vector.zero
         var c1a = Vector.zero, c1b = Vector.zero
@@ -823,18 +825,18 @@ typealias Block = SIMD16<Float>
         var c4a = Vector.zero, c4b = Vector.zero
         var c5a = Vector.zero, c5b = Vector.zero
         if product.accumulates {
-            c0a = load(result + 0 * vectorWidth)
-            c0b = load(result + 1 * vectorWidth)
-            c1a = load(result + 2 * vectorWidth)
-            c1b = load(result + 3 * vectorWidth)
-            c2a = load(result + 4 * vectorWidth)
-            c2b = load(result + 5 * vectorWidth)
-            c3a = load(result + 6 * vectorWidth)
-            c3b = load(result + 7 * vectorWidth)
-            c4a = load(result + 8 * vectorWidth)
-            c4b = load(result + 9 * vectorWidth)
-            c5a = load(result + 10 * vectorWidth)
-            c5b = load(result + 11 * vectorWidth)
+            c0a = load(result + 0 * pitch)
+            c0b = load(result + 0 * pitch + vectorWidth)
+            c1a = load(result + 1 * pitch)
+            c1b = load(result + 1 * pitch + vectorWidth)
+            c2a = load(result + 2 * pitch)
+            c2b = load(result + 2 * pitch + vectorWidth)
+            c3a = load(result + 3 * pitch)
+            c3b = load(result + 3 * pitch + vectorWidth)
+            c4a = load(result + 4 * pitch)
+            c4b = load(result + 4 * pitch + vectorWidth)
+            c5a = load(result + 5 * pitch)
+            c5b = load(result + 5 * pitch + vectorWidth)
         }
         var w = weights
         var remaining = product.outerCount * product.innerCount
@@ -941,18 +943,61 @@ typealias Block = SIMD16<Float>
             }
             w += product.weightSkip
         }
-        store(c0a, result + 0 * vectorWidth)
-        store(c0b, result + 1 * vectorWidth)
-        store(c1a, result + 2 * vectorWidth)
-        store(c1b, result + 3 * vectorWidth)
-        store(c2a, result + 4 * vectorWidth)
-        store(c2b, result + 5 * vectorWidth)
-        store(c3a, result + 6 * vectorWidth)
-        store(c3b, result + 7 * vectorWidth)
-        store(c4a, result + 8 * vectorWidth)
-        store(c4b, result + 9 * vectorWidth)
-        store(c5a, result + 10 * vectorWidth)
-        store(c5b, result + 11 * vectorWidth)
+        if let bias {
+            let left = load(bias), right = load(bias + vectorWidth)
+            c0a += left
+            c0b += right
+            c1a += left
+            c1b += right
+            c2a += left
+            c2b += right
+            c3a += left
+            c3b += right
+            c4a += left
+            c4b += right
+            c5a += left
+            c5b += right
+        }
+        if let residual {
+            c0a += load(residual + 0 * pitch)
+            c0b += load(residual + 0 * pitch + vectorWidth)
+            c1a += load(residual + 1 * pitch)
+            c1b += load(residual + 1 * pitch + vectorWidth)
+            c2a += load(residual + 2 * pitch)
+            c2b += load(residual + 2 * pitch + vectorWidth)
+            c3a += load(residual + 3 * pitch)
+            c3b += load(residual + 3 * pitch + vectorWidth)
+            c4a += load(residual + 4 * pitch)
+            c4b += load(residual + 4 * pitch + vectorWidth)
+            c5a += load(residual + 5 * pitch)
+            c5b += load(residual + 5 * pitch + vectorWidth)
+        }
+        if relu {
+            c0a.replace(with: Vector.zero, where: c0a .< Vector.zero)
+            c0b.replace(with: Vector.zero, where: c0b .< Vector.zero)
+            c1a.replace(with: Vector.zero, where: c1a .< Vector.zero)
+            c1b.replace(with: Vector.zero, where: c1b .< Vector.zero)
+            c2a.replace(with: Vector.zero, where: c2a .< Vector.zero)
+            c2b.replace(with: Vector.zero, where: c2b .< Vector.zero)
+            c3a.replace(with: Vector.zero, where: c3a .< Vector.zero)
+            c3b.replace(with: Vector.zero, where: c3b .< Vector.zero)
+            c4a.replace(with: Vector.zero, where: c4a .< Vector.zero)
+            c4b.replace(with: Vector.zero, where: c4b .< Vector.zero)
+            c5a.replace(with: Vector.zero, where: c5a .< Vector.zero)
+            c5b.replace(with: Vector.zero, where: c5b .< Vector.zero)
+        }
+        store(c0a, result + 0 * pitch)
+        store(c0b, result + 0 * pitch + vectorWidth)
+        store(c1a, result + 1 * pitch)
+        store(c1b, result + 1 * pitch + vectorWidth)
+        store(c2a, result + 2 * pitch)
+        store(c2b, result + 2 * pitch + vectorWidth)
+        store(c3a, result + 3 * pitch)
+        store(c3b, result + 3 * pitch + vectorWidth)
+        store(c4a, result + 4 * pitch)
+        store(c4b, result + 4 * pitch + vectorWidth)
+        store(c5a, result + 5 * pitch)
+        store(c5b, result + 5 * pitch + vectorWidth)
     }
 
     /// 4 input channels × two vectors of output channels of a weight gradient.
@@ -1073,8 +1118,20 @@ func bandProduct(_ product: BandProduct) {
             return
         }
         // One pass over the band per pair of vectors: their share of the weights stays in the first-level cache.
+        let epilogue = product.epilogue
         for lane in stride(from: 0, to: product.blockCount * 16, by: 2 * vectorWidth) {
             var pixel = 0
+            if epilogue.pixelOffsets == nil {
+                let place = lane / 16 * epilogue.blockStride + lane % 16
+                let bias = epilogue.bias.map { $0 + lane }
+                while pixel + 6 <= count {
+                    tile6x2(
+                        product, product.a + pixel * 16, product.weights + lane,
+                        epilogue.output + (place + pixel * 16), 16, bias: bias,
+                        residual: epilogue.residual.map { $0 + (place + pixel * 16) }, relu: epilogue.relu)
+                    pixel += 6
+                }
+            }
             while pixel < count {
                 tile6x2(product, product.a + pixel * 16, product.weights + lane, tile)
                 storeTile(product.epilogue, tile, pixel, min(6, count - pixel), lane, 2)
@@ -1181,42 +1238,32 @@ func gather(_ gather: Gather, _ first: Int, _ count: Int) {
 /// Taps and channels in one dense reduction, for images of few channels: 147 terms instead of 49 · 16.
 @inline(never)
 func gatherDense(_ gather: Gather, _ first: Int, _ count: Int) {
-    let channels = gather.channels
-    let blocks = (gather.tapCount * channels + 15) / 16
-    let lineLength = blocks * 16 + 16
-    if channels <= 4 {
-        fillLines(gather, first, count, lineLength) { source, line in
-            UnsafeMutableRawPointer(line).storeBytes(
+    // Lanes behind the last term are zero.
+    let lastBlock = (gather.tapCount * gather.channels + 15) / 16 - 1
+    zero(gather.target + lastBlock * gather.capacity * 16, count)
+    if gather.channels <= 4 {
+        fillDense(gather, first, count, 4) { source, target in
+            UnsafeMutableRawPointer(target).storeBytes(
                 of: UnsafeRawPointer(source).load(as: SIMD4<Float>.self), as: SIMD4<Float>.self)
+        } clear: { target in
+            UnsafeMutableRawPointer(target).storeBytes(of: SIMD4<Float>.zero, as: SIMD4<Float>.self)
         }
     } else {
-        fillLines(gather, first, count, lineLength) { source, line in
-            UnsafeMutableRawPointer(line).storeBytes(
+        fillDense(gather, first, count, 8) { source, target in
+            UnsafeMutableRawPointer(target).storeBytes(
                 of: UnsafeRawPointer(source).load(as: SIMD8<Float>.self), as: SIMD8<Float>.self)
+        } clear: { target in
+            UnsafeMutableRawPointer(target).storeBytes(of: SIMD8<Float>.zero, as: SIMD8<Float>.self)
         }
-    }
-    // What the last tap spilled, and what the line held before, lies behind the last term.
-    let last = gather.tapCount * channels - (blocks - 1) * 16
-    let numbers = SIMD16<Int32>(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15)
-    let behind = numbers .>= SIMD16<Int32>(repeating: Int32(truncatingIfNeeded: last))
-    for pixel in 0..<count {
-        let line = UnsafeRawPointer(gather.lines + pixel * lineLength)
-        var target = gather.target + pixel * 16
-        for block in 0..<blocks - 1 {
-            storeBlock(line.loadUnaligned(fromByteOffset: block * 64, as: Block.self), target)
-            target += gather.capacity * 16
-        }
-        let end = line.loadUnaligned(fromByteOffset: (blocks - 1) * 64, as: Block.self)
-        storeBlock(end.replacing(with: Block.zero, where: behind), target)
     }
 }
 
-/// One line of `taps · channels` floats per pixel of the band; `copy` moves one source pixel's first channels, and may
-/// spill behind them: taps are written in order, so that the next tap overwrites it.
+/// `copy` moves `width` lanes of a source pixel, those behind its last channel zero, and `clear` zeroes them: taps are
+/// written in order, so that the next tap overwrites them. A tap at the border of two blocks goes lane by lane.
 @inline(__always)
-private func fillLines(
-    _ gather: Gather, _ first: Int, _ count: Int, _ lineLength: Int,
-    _ copy: (UnsafePointer<Float>, UnsafeMutablePointer<Float>) -> Void
+private func fillDense(
+    _ gather: Gather, _ first: Int, _ count: Int, _ width: Int,
+    _ copy: (UnsafePointer<Float>, UnsafeMutablePointer<Float>) -> Void, clear: (UnsafeMutablePointer<Float>) -> Void
 ) {
     let channels = gather.channels
     forEachSegment(gather, first, count) { imageRow, row, column, length, done in
@@ -1228,24 +1275,47 @@ private func fillLines(
                 low = 0
                 high = 0
             }
-            var line = gather.lines + (done * lineLength + tap * channels)
-            for _ in 0..<low {
-                UnsafeMutableRawPointer(line).storeBytes(of: SIMD8<Float>.zero, as: SIMD8<Float>.self)
-                line += lineLength
-            }
-            if high > low {
-                let place =
-                    (imageRow + sourceRow) * gather.sourceWidth + (column + low) * gather.strideWidth + tapColumn
-                var source = gather.source + place * 16
-                for _ in low..<high {
-                    copy(source, line)
-                    source += gather.strideWidth * 16
-                    line += lineLength
+            let place = (imageRow + sourceRow) * gather.sourceWidth + (column + low) * gather.strideWidth + tapColumn
+            let term = tap * channels
+            if term % 16 + width <= 16 {
+                var target = gather.target + ((term / 16 * gather.capacity + done) * 16 + term % 16)
+                for _ in 0..<low {
+                    clear(target)
+                    target += 16
                 }
-            }
-            for _ in high..<length {
-                UnsafeMutableRawPointer(line).storeBytes(of: SIMD8<Float>.zero, as: SIMD8<Float>.self)
-                line += lineLength
+                if high > low {
+                    var source = gather.source + place * 16
+                    for _ in low..<high {
+                        copy(source, target)
+                        source += gather.strideWidth * 16
+                        target += 16
+                    }
+                }
+                for _ in high..<length {
+                    clear(target)
+                    target += 16
+                }
+            } else {
+                for channel in 0..<channels {
+                    let lane = term + channel
+                    var target = gather.target + ((lane / 16 * gather.capacity + done) * 16 + lane % 16)
+                    for _ in 0..<low {
+                        target.pointee = 0
+                        target += 16
+                    }
+                    if high > low {
+                        var source = gather.source + (place * 16 + channel)
+                        for _ in low..<high {
+                            target.pointee = source.pointee
+                            source += gather.strideWidth * 16
+                            target += 16
+                        }
+                    }
+                    for _ in high..<length {
+                        target.pointee = 0
+                        target += 16
+                    }
+                }
             }
         }
     }

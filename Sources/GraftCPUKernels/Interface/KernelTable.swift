@@ -98,14 +98,12 @@ package struct Gather {
     package var capacity: Int
     /// Dense gathering only: channels of the single source block, at most 8.
     package var channels: Int
-    /// Dense gathering only: a line of `⌈taps · channels/16⌉ · 16 + 16` floats for each of `capacity` pixels.
-    package var lines: UnsafeMutablePointer<Float>
 
     package init(
         source: UnsafePointer<Float>, blockStride: Int, blockCount: Int, sourceHeight: Int, sourceWidth: Int,
         gridHeight: Int, gridWidth: Int, strideHeight: Int, strideWidth: Int, tapCount: Int,
         tapRows: UnsafePointer<Int32>, tapColumns: UnsafePointer<Int32>, target: UnsafeMutablePointer<Float>,
-        capacity: Int, channels: Int, lines: UnsafeMutablePointer<Float>
+        capacity: Int, channels: Int
     ) {
         self.source = source
         self.blockStride = blockStride
@@ -122,7 +120,6 @@ package struct Gather {
         self.target = target
         self.capacity = capacity
         self.channels = channels
-        self.lines = lines
     }
 }
 
