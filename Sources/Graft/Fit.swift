@@ -43,6 +43,9 @@ public struct FitOptions: Sendable {
     public var cacheFolder: URL?
     /// How the learning rate changes.
     public var schedule = LearningRateSchedule.constant
+    /// Ends the run when the validation loss (the average's, where one is kept) has not fallen for so many epochs. An
+    /// unfreezing begins the count anew.
+    public var earlyStopPatience: Int?
     /// Steps over which the learning rate rises to its start value.
     public var warmupSteps = 0
     /// Asked before every step; a true answer ends the run with ``GraftError/interrupted``.
@@ -104,6 +107,8 @@ public enum TrainingEvent: Sendable {
     case skipped(SkippedImage)
     /// An epoch is done.
     case epoch(EpochRecord)
+    /// The run ends before its time: the validation loss has not fallen since an epoch, counted from 0.
+    case stoppedEarly(bestEpoch: Int)
 }
 
 extension Trainer {
@@ -173,12 +178,16 @@ extension Trainer {
             ) { try self.frontierValues(ofPixels: $0, batch: prefixBatch) }
         }
         var announced = false
+        var plateau = Plateau()
+        var waiting = Patience()
+        var bestEpoch = 0
         var step = 0
         var records: [EpochRecord] = []
         for epoch in 0..<options.epochs {
             if step >= totalSteps { break }
             let start = Date()
             for entry in options.unfreezeAtEpoch where entry.epoch == epoch {
+                waiting.restart()
                 try onEvent(
                     .unfroze(selector: entry.selector, names: try unfreeze(entry.selector), epoch: epoch, step: step))
             }
@@ -197,6 +206,7 @@ extension Trainer {
             while step < totalSteps, var batch = try source.next() {
                 guard !options.isCancelled() else { throw GraftError.interrupted }
                 for entry in options.unfreezeAtStep where entry.step == step {
+                    waiting.restart()
                     try onEvent(
                         .unfroze(
                             selector: entry.selector, names: try unfreeze(entry.selector), epoch: epoch, step: step))
@@ -211,21 +221,23 @@ extension Trainer {
                     batch.content = again.content
                 }
                 let rate =
-                    optimizer.learningRate
+                    optimizer.learningRate * plateau.factor
                     * options.schedule.factor(
                         step: step, totalSteps: totalSteps, stepsPerEpoch: stepsPerEpoch,
                         warmupSteps: options.warmupSteps)
+                let momentum =
+                    optimizer.momentum > 0 ? options.schedule.momentum(step: step, totalSteps: totalSteps) : nil
                 let metrics: StepMetrics
                 let imageCount: Int
                 if window == 1 {
                     for image in batch.skipped { try onEvent(.skipped(image)) }
                     metrics = try self.step(
-                        batch.content, labels: batch.labels, learningRate: rate,
+                        batch.content, labels: batch.labels, learningRate: rate, momentum: momentum,
                         dropoutKey: CounterRandom(seed: seed, UInt64(epoch), UInt64(step), 0xD209).key)
                     imageCount = batch.labels.count
                 } else {
                     (metrics, imageCount) = try stepAccumulating(
-                        first: batch, rate: rate, epoch: epoch, step: step, onEvent: onEvent
+                        first: batch, rate: rate, momentum: momentum, epoch: epoch, step: step, onEvent: onEvent
                     ) { taken in taken < window ? try source.next() : nil }
                 }
                 if !announced {
@@ -267,7 +279,15 @@ extension Trainer {
                 epoch: epoch, trainLoss: lossSum / Double(seen), trainAccuracy: correct / Double(seen),
                 validation: evaluation, averagedValidation: averaged, seconds: Date().timeIntervalSince(start))
             records.append(record)
+            if let evaluation { plateau.take(evaluation.loss, schedule: options.schedule) }
             try onEvent(.epoch(record))
+            if let patience = options.earlyStopPatience, let loss = (averaged ?? evaluation)?.loss {
+                if waiting.improves(loss) { bestEpoch = epoch }
+                if waiting.badEpochs >= patience, epoch + 1 < options.epochs, step < totalSteps {
+                    try onEvent(.stoppedEarly(bestEpoch: bestEpoch))
+                    break
+                }
+            }
         }
         if let cache { try onEvent(.uncached(cache.report)) }
         try prepare(trainingBatches: [], evaluationBatches: [])
@@ -278,7 +298,7 @@ extension Trainer {
     ///
     /// - Parameter more: the next batch, given how many were taken; nil ends the step.
     private func stepAccumulating(
-        first: TrainingBatch, rate: Double, epoch: Int, step: Int, onEvent: (TrainingEvent) throws -> Void,
+        first: TrainingBatch, rate: Double, momentum: Double?, epoch: Int, step: Int, onEvent: (TrainingEvent) throws -> Void,
         more: (Int) throws -> TrainingBatch?
     ) throws -> (metrics: StepMetrics, imageCount: Int) {
         var loss = 0.0
@@ -300,7 +320,7 @@ extension Trainer {
             taken += 1
             next = try more(taken)
         }
-        let norm = try updateFromAccumulated(learningRate: rate)
+        let norm = try updateFromAccumulated(learningRate: rate, momentum: momentum)
         return (
             StepMetrics(loss: loss / Double(count), accuracy: correct / Double(count), gradientNorm: norm), count
         )
@@ -351,6 +371,14 @@ extension Trainer {
         guard (1...100_000).contains(options.accumulatedBatches) else {
             throw GraftError.invalidArgument(
                 "--accumulate \(options.accumulatedBatches): expected from 1 to 100000 batches a step")
+        }
+        try options.schedule.check(warmupSteps: options.warmupSteps, hasValidation: validation != nil)
+        if let patience = options.earlyStopPatience {
+            guard patience > 0, validation != nil else {
+                throw GraftError.invalidArgument(
+                    "--early-stop \(patience): expected at least 1 epoch, and validation images (--val or --val-split), "
+                        + "whose loss it follows")
+            }
         }
         guard options.epochs > 0 else {
             throw GraftError.invalidArgument("--epochs \(options.epochs) must be at least 1")

@@ -10,13 +10,21 @@ public final class RunFolder {
     private var stepRows = "step,epoch,loss,accuracy,learning_rate,images_per_second\n"
     private var epochRows = ""
     private var bestScore = -Double.infinity
+    private let keptCount: Int
+    /// The epochs whose weights are kept, best first.
+    private var kept: [(score: Double, epoch: Int)] = []
     private var last: (epoch: Int, step: Int) = (0, 0)
 
     /// Creates the folder, or takes one that exists and can be written.
     ///
+    /// - Parameters:
+    ///   - path: the folder.
+    ///   - keptCount: how many of the best epochs' weights are kept as `epoch-N.safetensors`, N counted from 1; 0 is none
+    ///     besides `best.safetensors`.
     /// - Throws: ``GraftError/outputFailed(_:)``.
-    public init(_ path: String) throws {
+    public init(_ path: String, keptCount: Int = 0) throws {
         self.path = path
+        self.keptCount = keptCount
         do {
             try FileManager.default.createDirectory(atPath: path, withIntermediateDirectories: true)
         } catch {
@@ -63,7 +71,31 @@ public final class RunFolder {
             bestScore = score
             try (averaged ?? model).save(file("best.safetensors"))
         }
+        try keep(averaged ?? model, score: score, epoch: epoch.epoch)
         try save(model, averaged: averaged)
+    }
+
+    /// Writes the weights of an epoch that is among the best, and removes those of the one that no longer is.
+    private func keep(_ model: Model, score: Double, epoch: Int) throws {
+        guard keptCount > 0 else { return }
+        if kept.isEmpty {
+            // What an older run kept must not pass for this one's.
+            for name in (try? FileManager.default.contentsOfDirectory(atPath: path)) ?? []
+            where name.hasPrefix("epoch-") && name.hasSuffix(".safetensors") { try remove(name) }
+        }
+        let place = kept.firstIndex { $0.score < score } ?? kept.count
+        guard place < keptCount else { return }
+        kept.insert((score, epoch), at: place)
+        try model.save(file(Self.name(ofEpoch: epoch)))
+        if kept.count > keptCount { try remove(Self.name(ofEpoch: kept.removeLast().epoch)) }
+    }
+
+    private static func name(ofEpoch epoch: Int) -> String { "epoch-\(epoch + 1).safetensors" }
+
+    private func remove(_ name: String) throws {
+        do { try FileManager.default.removeItem(atPath: file(name)) } catch {
+            throw GraftError.outputFailed("cannot remove \(file(name)): \(error.localizedDescription)")
+        }
     }
 
     private static let epochHeader = "epoch,train_loss,train_accuracy,val_loss,val_accuracy,seconds"

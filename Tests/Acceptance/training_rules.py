@@ -127,7 +127,7 @@ def inputs():
 def case(name, flags=(), cli=True, **options):
     settings = dict(optimizer="sgd", rate=0.02, momentum=0.9, decay=0.0, rates=(), layer_decay=None, no_decay=False,
                     clip=None, batch=6, accumulate=1, average=None, schedule=None, weights=None, smoothing=0.0,
-                    mixed=None, epochs=3, unfreeze=None, warmup=0)
+                    mixed=None, epochs=3, rise=0.3)
     settings.update(options)
     return dict(name=name, flags=list(flags), cli=cli, **settings)
 
@@ -150,6 +150,17 @@ CASES = [
     case("accumulate_clip", ["--accumulate", "2", "--clip-norm", "0.5", "--ema", "0.9"], batch=4, accumulate=2,
          clip=0.5, average=0.9),
     case("average", ["--ema", "0.5"], average=0.5),
+    case("one_cycle", ["--schedule", "one-cycle"], schedule="one-cycle", epochs=5),
+    case("one_cycle_adamw", ["--schedule", "one-cycle:0.4", "--optimizer", "adamw", "--learning-rate", "0.002"],
+         schedule="one-cycle", rise=0.4, optimizer="adamw", rate=0.002, decay=0.01, epochs=5),
+    case("cosine_floor", ["--schedule", "cosine:0.1"], schedule="cosine", epochs=4),
+    case("plateau", ["--schedule", "plateau:0.5:0", "--learning-rate", "0.2"], schedule="plateau", rate=0.2, epochs=8),
+    case("class_weights", ["--class-weights", "WEIGHTS"], weights=[0.5, 1.0, 3.0]),
+    case("class_weights_smoothed", ["--class-weights", "WEIGHTS", "--label-smoothing", "0.1"], weights=[0.5, 1.0, 3.0],
+         smoothing=0.1),
+    case("mixed", cli=False, mixed=MIXED),
+    case("mixed_smoothed", cli=False, mixed=MIXED, smoothing=0.1),
+    case("mixed_weighted", cli=False, mixed=MIXED, smoothing=0.1, weights=[0.5, 1.0, 3.0]),
 ]
 
 
@@ -208,7 +219,7 @@ def train(settings):
                 nn.utils.clip_grad_norm_(model.parameters(), settings["clip"])
             rates.append(optimizer.param_groups[-1]["lr"])
             optimizer.step()
-            if scheduler:
+            if scheduler and len(rates) < total:
                 scheduler.step()
             losses.append(step_loss)
             if average is not None:
@@ -224,6 +235,15 @@ def train(settings):
 
 
 def make_scheduler(settings, optimizer, total, steps_per_epoch):
+    """What steps behind every step, and what behind every epoch."""
+    rates = [group["lr"] for group in optimizer.param_groups]
+    if settings["schedule"] == "one-cycle":
+        return torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, max_lr=rates, total_steps=total, pct_start=settings["rise"]), None
+    if settings["schedule"] == "cosine":
+        return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, total, eta_min=0.1 * rates[0]), None
+    if settings["schedule"] == "plateau":
+        return None, torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.5, patience=0)
     return None, None
 
 
@@ -268,9 +288,14 @@ def check(graft, devices, only):
                     "--unfreeze", "all", "--out", run, "--no-shuffle", "--image-size", str(SIZE), "--resize", str(SIZE),
                     "--batch-size", str(settings["batch"]), "--epochs", str(settings["epochs"]), "--device", device,
                     "--val", f"{folder}/data", "--quiet"]
+                command += settings["flags"]
+                if "WEIGHTS" in command:
+                    with open(f"{folder}/class-weights.txt", "w") as file:
+                        file.writelines(f"{label} {weight}\n" for label, weight in enumerate(settings["weights"]))
+                    command[command.index("WEIGHTS")] = f"{folder}/class-weights.txt"
                 if "--learning-rate" not in settings["flags"]:
                     command += ["--learning-rate", str(settings["rate"])]
-                done = subprocess.run(command + settings["flags"], capture_output=True, text=True)
+                done = subprocess.run(command, capture_output=True, text=True)
                 if done.returncode:
                     print(f"FAILED {settings['name']} on {device}: {done.stderr.strip()}")
                     failures += 1
@@ -283,12 +308,19 @@ def check(graft, devices, only):
                     other, place = compare(load_file(f"{run}/ema.safetensors"), average)
                     if other > worst:
                         worst, where = other, "average of " + place
-                good = len(found) == len(losses) and worst_loss < 2e-3 and worst < 5e-3
+                worst_rate = max(abs(float(row[4]) - wanted) / wanted for row, wanted in zip(found, base(settings, rates)))
+                good = len(found) == len(losses) and worst_loss < 2e-3 and worst < 5e-3 and worst_rate < 1e-6
                 failures += not good
                 print(f"{'ok    ' if good else 'FAILED'} {settings['name']:16} {device:8} {len(found)} steps, losses "
-                      f"within {worst_loss:.1e}, tensors within {worst:.1e} ({where})")
+                      f"within {worst_loss:.1e}, rates within {worst_rate:.1e}, tensors within {worst:.1e} ({where})")
     print(f"{failures} failures" if failures else "all agree with PyTorch")
     return 1 if failures else 0
+
+
+def base(settings, rates):
+    """The rates as steps.csv has them: those of parameters without a rate of their own."""
+    own = rates[0] if rates[0] > 0 else 1
+    return [rate / own * settings["rate"] if settings["rates"] else rate for rate in rates]
 
 
 def compare(found, wanted):

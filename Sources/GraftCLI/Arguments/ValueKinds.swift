@@ -30,13 +30,19 @@ enum ScheduleRequest: Hashable, Sendable, CustomStringConvertible {
     case constant
     /// Multiply by `factor` every `epochs` epochs.
     case step(epochs: Int, factor: Double)
-    case cosine
+    /// Down to a share of the rate.
+    case cosine(floor: Double)
+    /// Rising over a share of the run.
+    case oneCycle(warmup: Double)
+    case plateau(factor: Double, patience: Int)
 
     var description: String {
         switch self {
         case .constant: "constant"
         case .step(let epochs, let factor): "step:\(epochs):\(factor)"
-        case .cosine: "cosine"
+        case .cosine(let floor): floor == 0 ? "cosine" : "cosine:\(floor)"
+        case .oneCycle(let warmup): warmup == 0.3 ? "one-cycle" : "one-cycle:\(warmup)"
+        case .plateau(let factor, let patience): "plateau:\(factor):\(patience)"
         }
     }
 }
@@ -189,14 +195,28 @@ extension ValueKind where Value == UnfreezeRequest {
 extension ValueKind where Value == ScheduleRequest {
     static var schedule: ValueKind {
         ValueKind(
-            "constant|step:N:G|cosine",
-            expectation: "a schedule: constant, step:N:G (times G every N epochs) or cosine",
+            "SCHEDULE",
+            expectation:
+                "a schedule: constant, step:N:G (times G every N epochs), cosine[:FLOOR], one-cycle[:RISE] or "
+                + "plateau:FACTOR:PATIENCE",
             choices: []
         ) { text in
             let parts = text.split(separator: ":", omittingEmptySubsequences: false).map(String.init)
             switch (parts.first, parts.count) {
             case ("constant", 1): return .constant
-            case ("cosine", 1): return .cosine
+            case ("cosine", 1): return .cosine(floor: 0)
+            case ("cosine", 2):
+                guard let floor = finiteNumber(parts[1]), floor >= 0, floor <= 1 else { return nil }
+                return .cosine(floor: floor)
+            case ("one-cycle", 1): return .oneCycle(warmup: 0.3)
+            case ("one-cycle", 2):
+                guard let warmup = finiteNumber(parts[1]), warmup > 0, warmup < 1 else { return nil }
+                return .oneCycle(warmup: warmup)
+            case ("plateau", 3):
+                guard let factor = finiteNumber(parts[1]), factor > 0, factor < 1, let patience = Int(parts[2]),
+                    patience >= 0
+                else { return nil }
+                return .plateau(factor: factor, patience: patience)
             case ("step", 3):
                 guard let epochs = Int(parts[1]), epochs > 0, let factor = finiteNumber(parts[2]), factor > 0 else {
                     return nil

@@ -40,7 +40,16 @@ enum TrainCommand {
     static let nesterov = Argument.flag("nesterov", help: "Nesterov's momentum, for sgd.")
     static let schedule = Argument.option(
         "schedule", .schedule, default: .constant,
-        help: "Learning rate over time; step:N:G multiplies it by G every N epochs.")
+        help:
+            "Learning rate over time: constant, step:N:G (times G every N epochs), cosine[:FLOOR] (down to that share), "
+            + "one-cycle[:RISE] (up over that share of the run, then down), plateau:FACTOR:PATIENCE (times FACTOR when the "
+            + "validation loss has not fallen for more than PATIENCE epochs).")
+    static let earlyStop = Argument.optional(
+        "early-stop", .wholeNumber("PATIENCE", atLeast: 1), shownAs: "off", example: "5",
+        help: "End the run when the validation loss has not fallen for PATIENCE epochs.")
+    static let keepBest = Argument.option(
+        "keep-best", .wholeNumber("K", atLeast: 0, atMost: 100_000), default: 0,
+        help: "Keep the weights of the K best epochs, as epoch-N.safetensors.")
     static let warmup = Argument.option(
         "warmup", .wholeNumber(atLeast: 0), default: 0, help: "Raise the learning rate linearly over N steps first.")
     static let labelSmoothing = Argument.option(
@@ -100,7 +109,7 @@ enum TrainCommand {
                 "Training",
                 [
                     epochs, steps, optimizer, learningRate, layerDecay, momentum, weightDecay, noDecayBiasNorm, nesterov,
-                    clipNorm, accumulate, average, schedule, warmup, labelSmoothing, dropout, augment, noShuffle, dropLast, cache, cachedViews, cacheLimit,
+                    clipNorm, accumulate, average, schedule, warmup, earlyStop, keepBest, labelSmoothing, dropout, augment, noShuffle, dropLast, cache, cachedViews, cacheLimit,
                 ]),
             Shared.imageGroup,
             Shared.runGroup(seeded: true),
@@ -129,6 +138,9 @@ enum TrainCommand {
             if values.isGiven(cacheLimit), ["memory", "off"].contains(values[cache]) {
                 throw UsageError(
                     "\(cacheLimit.display) is about the disk and does not apply to --cache \(values[cache])")
+            }
+            if case .oneCycle = values[schedule], values[warmup] > 0 {
+                throw UsageError("--schedule one-cycle rises by itself and does not go with --warmup; leave that out")
             }
             let decay = values[weightDecay] ?? (optimizerName == "adamw" ? 0.01 : 0)
             if values[noDecayBiasNorm], decay == 0 {
@@ -167,7 +179,7 @@ enum TrainCommand {
                     + "pixels; --cached-views K keeps K of them")
         }
 
-        let folder = try RunFolder(values[out])
+        let folder = try RunFolder(values[out], keptCount: values[keepBest])
         if folder.holdsEarlierRun {
             Console.warning("\(values[out]) holds an earlier run; this one replaces its files")
         }
@@ -259,8 +271,11 @@ enum TrainCommand {
             switch values[schedule] {
             case .constant: .constant
             case .step(let epochs, let factor): .step(epochs: epochs, factor: factor)
-            case .cosine: .cosine
+            case .cosine(let floor): .cosine(floor: floor)
+            case .oneCycle(let warmup): .oneCycle(warmup: warmup)
+            case .plateau(let factor, let patience): .plateau(factor: factor, patience: patience)
             }
+        options.earlyStopPatience = values[earlyStop]
         options.warmupSteps = values[warmup]
         options.cachedViews = values[cachedViews]
         options.cache = CachePolicy(rawValue: values[cache]) ?? .auto

@@ -60,6 +60,10 @@ final class TrainingReport {
             finish()
             try folder.finish(record, model: try trainer.model(), averaged: try trainer.averagedModel())
             note(line(record))
+        case .stoppedEarly(let bestEpoch):
+            note(
+                "stopped early: the validation loss has not fallen since epoch \(bestEpoch + 1); best.safetensors has the "
+                    + "best epoch's weights")
         }
     }
 
