@@ -199,8 +199,7 @@ final class Engine {
     }
 
     /// The optimizer's state of trainable parameters by name, one tensor per state slab, in the parameter's shape.
-    ///
-    /// - Parameter count: state slabs to read; accumulated gradients behind them mean nothing between two steps.
+    /// `count` state slabs are read; accumulated gradients behind them mean nothing between two steps.
     func optimizerState(count: Int) throws -> [String: [HostTensor]] {
         var result: [String: [HostTensor]] = [:]
         for (key, slots) in plan.states {
@@ -211,10 +210,7 @@ final class Engine {
     }
 
     /// Restores what ``optimizerState()`` gave, for the parameters that are in it.
-    ///
-    /// - Parameters:
-    ///   - saved: by name.
-    ///   - averageState: the state slab of the weights' average, which is the weights themselves where nothing was saved.
+    /// The state slab of the weights' average has the weights themselves where nothing was saved.
     func restoreOptimizerState(_ saved: [String: [HostTensor]], averageState: Int? = nil) throws {
         if let averageState {
             for (key, slots) in plan.states where saved[key].map({ $0.count <= averageState }) ?? true {

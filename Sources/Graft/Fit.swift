@@ -24,6 +24,13 @@ public struct FitOptions: Sendable {
     public var dropsLast = false
     /// Random changes to training images.
     public var augmentation = Augmentation.none
+    /// Above 0: images are mixed with others of their batch, with shares from Beta(mixup, mixup) (mixup). Nothing is cached
+    /// then, and training accuracies are against the label with the larger share.
+    public var mixup = 0.0
+    /// Above 0: the same by a rectangle of the other image (CutMix); with ``mixup`` either in half of the batches.
+    public var cutMix = 0.0
+    /// Which images an epoch sees.
+    public var sampler = Sampler.uniform
     /// What to do about an image that cannot be decoded.
     public var onBadImage = BadImagePolicy.fail
     /// Whether large JPEGs are decoded at 1/2, 1/4 or 1/8 of their size, for training and validation: faster, with
@@ -87,6 +94,20 @@ public struct EpochRecord: Sendable {
     public var averagedValidation: Evaluation?
     /// Wall time, validation included.
     public let seconds: Double
+
+    /// Makes a record.
+    public init(
+        epoch: Int, trainLoss: Double, trainAccuracy: Double, validation: Evaluation?,
+        averagedValidation: Evaluation? = nil,
+        seconds: Double
+    ) {
+        self.epoch = epoch
+        self.trainLoss = trainLoss
+        self.trainAccuracy = trainAccuracy
+        self.validation = validation
+        self.averagedValidation = averagedValidation
+        self.seconds = seconds
+    }
 }
 
 /// What a run reports while it goes on.
@@ -131,6 +152,8 @@ extension Trainer {
         let batchSize = min(options.batchSize, data.count)
         let used = options.dropsLast ? data.count / batchSize * batchSize : data.count
         let window = options.accumulatedBatches
+        let mixing = Mixing(mixup: options.mixup, cutMix: options.cutMix)
+        let labels = data.samples.map(\.label)
         let stepsPerEpoch = ((used + batchSize - 1) / batchSize + window - 1) / window
         let allSteps = options.epochs.multipliedReportingOverflow(by: stepsPerEpoch)
         let plannedSteps = allSteps.overflow ? Int.max : allSteps.partialValue
@@ -143,7 +166,7 @@ extension Trainer {
         let viewCount = options.augmentation == .none ? 1 : options.cachedViews ?? options.epochs
         /// Finds out what can be kept from an epoch on, and prepares the programs for it.
         func refreshCache(epoch: Int) throws {
-            let isRepeated = options.augmentation == .none || options.cachedViews != nil
+            let isRepeated = !mixing.isOn && (options.augmentation == .none || options.cachedViews != nil)
             let frontier = isRepeated ? try currentFrontier() : nil
             if cache?.frontier != frontier {
                 if let cache { try onEvent(.uncached(cache.report)) }
@@ -165,7 +188,8 @@ extension Trainer {
             try prepare(
                 trainingBatches: Self.sizes(count: used, batchSize: batchSize),
                 evaluationBatches: validation.map { Self.sizes(count: $0.count, batchSize: options.batchSize) } ?? [],
-                frontier: cache?.frontier, prefixBatch: prefixBatch, accumulates: window > 1)
+                frontier: cache?.frontier, prefixBatch: prefixBatch, accumulates: window > 1,
+                isMixed: mixing.isOn)
         }
         func batches(_ epoch: Int, _ order: [Int]) -> TrainingBatches {
             TrainingBatches(
@@ -194,7 +218,7 @@ extension Trainer {
             try refreshCache(epoch: epoch)
             let permutation =
                 options.shuffles
-                ? CounterRandom(seed: seed, UInt64(epoch), 0x5F17).permutation(data.count) : Array(0..<data.count)
+                ? options.sampler.order(labels: labels, seed: seed, epoch: epoch) : Array(0..<data.count)
             let order = Array(permutation.prefix(used))
             var source = batches(epoch, order)
             defer { source.cancel() }
@@ -231,13 +255,15 @@ extension Trainer {
                 let imageCount: Int
                 if window == 1 {
                     for image in batch.skipped { try onEvent(.skipped(image)) }
+                    let mixed = mix(&batch, mixing, epoch: epoch, step: step, part: 0)
                     metrics = try self.step(
-                        batch.content, labels: batch.labels, learningRate: rate, momentum: momentum,
+                        batch.content, labels: batch.labels, mixed: mixed, learningRate: rate, momentum: momentum,
                         dropoutKey: CounterRandom(seed: seed, UInt64(epoch), UInt64(step), 0xD209).key)
                     imageCount = batch.labels.count
                 } else {
                     (metrics, imageCount) = try stepAccumulating(
-                        first: batch, rate: rate, momentum: momentum, epoch: epoch, step: step, onEvent: onEvent
+                        first: batch, mixing: mixing, rate: rate, momentum: momentum, epoch: epoch, step: step,
+                        onEvent: onEvent
                     ) { taken in taken < window ? try source.next() : nil }
                 }
                 if !announced {
@@ -294,11 +320,22 @@ extension Trainer {
         return records
     }
 
-    /// A step of several batches.
-    ///
-    /// - Parameter more: the next batch, given how many were taken; nil ends the step.
+    /// Mixes the images of one batch of a step, where they are to be mixed.
+    private func mix(
+        _ batch: inout TrainingBatch, _ mixing: Mixing, epoch: Int, step: Int, part: Int
+    ) -> MixedLabels? {
+        guard mixing.isOn, case .pixels(var pixels) = batch.content else { return nil }
+        let random = CounterRandom(seed: seed, UInt64(epoch), UInt64(step), 0x3117, UInt64(part))
+        let mixed = mixing.mix(
+            &pixels, labels: batch.labels, size: configuration.preprocessing.imageSize, random: random)
+        batch.content = .pixels(pixels)
+        return mixed
+    }
+
+    /// A step of several batches; `more` gives the next one, knowing how many were taken, and nil ends the step.
     private func stepAccumulating(
-        first: TrainingBatch, rate: Double, momentum: Double?, epoch: Int, step: Int, onEvent: (TrainingEvent) throws -> Void,
+        first: TrainingBatch, mixing: Mixing, rate: Double, momentum: Double?, epoch: Int, step: Int,
+        onEvent: (TrainingEvent) throws -> Void,
         more: (Int) throws -> TrainingBatch?
     ) throws -> (metrics: StepMetrics, imageCount: Int) {
         var loss = 0.0
@@ -306,14 +343,15 @@ extension Trainer {
         var count = 0
         var taken = 0
         var next: TrainingBatch? = first
-        while let batch = next {
+        while var batch = next {
             for image in batch.skipped { try onEvent(.skipped(image)) }
             let random =
                 taken == 0
                 ? CounterRandom(seed: seed, UInt64(epoch), UInt64(step), 0xD209)
                 : CounterRandom(seed: seed, UInt64(epoch), UInt64(step), 0xD209, UInt64(taken))
+            let mixed = mix(&batch, mixing, epoch: epoch, step: step, part: taken)
             let metrics = try accumulate(
-                batch.content, labels: batch.labels, mixed: nil, dropoutKey: random.key)
+                batch.content, labels: batch.labels, mixed: mixed, dropoutKey: random.key)
             loss += metrics.loss * Double(batch.labels.count)
             correct += metrics.accuracy * Double(batch.labels.count)
             count += batch.labels.count
@@ -367,6 +405,21 @@ extension Trainer {
                 throw GraftError.invalidArgument(
                     "--cached-views \(views): expected at least 1, together with an --augment other than none")
             }
+        }
+        for (name, value) in [("--mixup", options.mixup), ("--cutmix", options.cutMix)] {
+            guard value >= 0, value.isFinite else {
+                throw GraftError.invalidArgument(
+                    "\(name) \(value): expected a number of at least 0; 0.2 and 1 are usual")
+            }
+        }
+        if options.mixup > 0 || options.cutMix > 0, options.cachedViews != nil {
+            throw GraftError.invalidArgument(
+                "--cached-views keeps what the frozen part makes of an image, and mixed images are new in every batch; leave "
+                    + "one of them out")
+        }
+        if options.sampler == .balanced, !options.shuffles {
+            throw GraftError.invalidArgument(
+                "--sampler balanced draws images at random and does not go with --no-shuffle")
         }
         guard (1...100_000).contains(options.accumulatedBatches) else {
             throw GraftError.invalidArgument(

@@ -140,7 +140,8 @@ public enum LearningRateSchedule: Sendable, Hashable {
         case .step(let epochs, let factor):
             guard epochs > 0, factor > 0, factor.isFinite else {
                 throw .invalidArgument(
-                    "a schedule of times \(factor) every \(epochs) epochs: expected a factor above 0 and at least 1 epoch")
+                    "a schedule of times \(factor) every \(epochs) epochs: expected a factor above 0 and at least 1 epoch"
+                )
             }
         case .cosine(let floor):
             guard floor >= 0, floor <= 1 else {
@@ -153,7 +154,8 @@ public enum LearningRateSchedule: Sendable, Hashable {
             }
             guard warmupSteps == 0 else {
                 throw .invalidArgument(
-                    "--warmup \(warmupSteps) does not go with the one-cycle schedule, which rises by itself; leave it out")
+                    "--warmup \(warmupSteps) does not go with the one-cycle schedule, which rises by itself; leave it out"
+                )
             }
         case .plateau(let factor, let patience):
             guard factor > 0, factor < 1, patience >= 0 else {

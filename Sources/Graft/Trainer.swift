@@ -152,7 +152,8 @@ public final class Trainer {
     public var trainingGroups: [(learningRate: Double, isDecayed: Bool, names: [String])] {
         cohorts.map { cohort in
             (
-                (cohort.setting.learningRate ?? optimizer.learningRate) * cohort.setting.scale, cohort.setting.isDecayed,
+                (cohort.setting.learningRate ?? optimizer.learningRate) * cohort.setting.scale,
+                cohort.setting.isDecayed,
                 cohort.names
             )
         }
@@ -196,6 +197,19 @@ public final class Trainer {
         }
         try exchange(own.state)
         return result
+    }
+
+    /// Runs something that trains, and puts weights, optimizer state and counters back.
+    func restoringAfterwards<Result>(_ body: () throws -> Result) throws -> Result {
+        try suspend()
+        let saved = (hostModel, cohorts, savedOptimizerState, stepCount, requests)
+        defer {
+            engine = nil
+            (hostModel, cohorts, savedOptimizerState, stepCount, requests) = saved
+            hostIsCurrent = true
+            accumulatedCount = 0
+        }
+        return try body()
     }
 
     /// What training changes: parameters, and statistics that are not kept.
@@ -490,7 +504,8 @@ public final class Trainer {
                 Int(largest) < hostModel.classCount
             else {
                 throw GraftError.invalidArgument(
-                    "labels must be in 0 ..< \(hostModel.classCount), found \(labels.min() ?? 0) to \(labels.max() ?? 0)")
+                    "labels must be in 0 ..< \(hostModel.classCount), found \(labels.min() ?? 0) to \(labels.max() ?? 0)"
+                )
             }
         }
         if let mixed {

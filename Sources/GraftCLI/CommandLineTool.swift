@@ -5,6 +5,7 @@ import Graft
 enum CommandLineTool {
     static let commands: [Command] = [
         DevicesCommand.command, ModelsCommand.command, SummaryCommand.command, TrainCommand.command,
+        FindLearningRateCommand.command,
         EvaluateCommand.command, PredictCommand.command, ExtractCommand.command, BenchCommand.command,
         TuneCommand.command, DemoCommand.command,
     ]

@@ -225,7 +225,8 @@ extension Primitive {
             return slabs
         case .imageNormalization, .convolution, .convolutionInputGradient, .convolutionWeightGradient, .channelSum,
             .batchNormalizationTraining, .batchNormalizationInference, .batchNormalizationReplay,
-            .batchNormalizationTrainingGradient, .batchNormalizationInferenceGradient, .relu, .reluGradient, .maxPooling,
+            .batchNormalizationTrainingGradient, .batchNormalizationInferenceGradient, .relu, .reluGradient,
+            .maxPooling,
             .maxPoolingGradient, .averagePooling, .averagePoolingGradient, .adaptiveAveragePooling,
             .adaptiveAveragePoolingGradient, .add, .concatenation, .channelSlice, .dropout, .flatten, .flattenGradient,
             .subsampleAndPad, .subsampleAndPadGradient, .softmaxCrossEntropy:

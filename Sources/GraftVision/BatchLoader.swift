@@ -282,7 +282,8 @@ private final class SharedState: @unchecked Sendable {
     ) throws(ImageError) -> Bool {
         func transformation(width: Int, height: Int) -> Transformation {
             options.augmentation.transformation(
-                seed: options.seed, epoch: options.epoch, sampleIndex: sampleIndex, width: width, height: height)
+                seed: options.seed, epoch: options.epoch, sampleIndex: sampleIndex, width: width, height: height,
+                imageSize: preprocessing.imageSize)
         }
         let picture: DecodedPicture
         switch dataset.source {

@@ -443,7 +443,8 @@ package struct ConformanceHarness {
         let gapless = ValueKind.channelVector(slabs.gradients.byteCount / 4)
         try bench.memory.write(HostTensor(gapless.hostShape, repeating: 0), kind: gapless, to: slabs.gradients)
         for (index, parameter) in parameters.enumerated() {
-            try bench.write(Fill.uniform.tensor(of: parameter.kind, random: test.random(operand: index)), weights[index])
+            try bench.write(
+                Fill.uniform.tensor(of: parameter.kind, random: test.random(operand: index)), weights[index])
             for (state, slot) in (plan.states["w\(index)"] ?? []).enumerated() {
                 let random = test.random(operand: 100 + 10 * index + state)
                 let tensor = Fill.uniform.tensor(of: parameter.kind, random: random)
@@ -463,7 +464,8 @@ package struct ConformanceHarness {
                     states.append(try bench.memory.read(kind: parameter.kind, from: slot).doubles)
                 }
                 entries.append(
-                    .init(parameter: try bench.read(weights[index]).doubles, gradient: gradient.doubles, states: states))
+                    .init(parameter: try bench.read(weights[index]).doubles, gradient: gradient.doubles, states: states)
+                )
             }
             let expected = ReferenceExecutor.slabs(
                 test.primitive, entries, operands: operandTensors.map(\.doubles), constants: constants)

@@ -352,7 +352,8 @@ package enum ReferenceExecutor {
             for (index, entry) in entries.enumerated() {
                 let share = Double(constants.accumulationShare)
                 let sum =
-                    share >= 1 ? ReferenceOutput(exact: entry.gradient) : mixed(share, entry.gradient, entry.states[state])
+                    share >= 1
+                    ? ReferenceOutput(exact: entry.gradient) : mixed(share, entry.gradient, entry.states[state])
                 results[index].states[state] = sum
                 results[index].gradient = sum
             }

@@ -45,6 +45,10 @@ enum RulePictures {
         return (Array(pixels[range.lowerBound * image..<range.upperBound * image]), Array(labels[range]))
     }
 
+    static let data = ImageDataset(
+        images: (0..<count).map { RGBImage(width: size, height: size, pixels: batch($0..<$0 + 1).pixels) },
+        labels: labels.map(Int.init), classes: ["0", "1", "2"])
+
     static func model() throws -> Model {
         var model = try Model("resnet8_cifar", classCount: 3)
         try model.replaceState(FormulaWeights.state(of: model, seed: 1))
@@ -86,7 +90,279 @@ enum RulePictures {
         Rule(name: "accumulate", batch: 3, window: 3),
         Rule(name: "accumulate_clip", clipNorm: 0.5, averageDecay: 0.9, batch: 4, window: 2),
         Rule(name: "average", averageDecay: 0.5),
+        Rule(name: "class_weights", loss: .crossEntropy(classWeights: [0.5, 1, 3])),
+        Rule(name: "class_weights_smoothed", loss: .crossEntropy(labelSmoothing: 0.1, classWeights: [0.5, 1, 3])),
+        Rule(name: "mixed", mixed: mixture),
+        Rule(name: "mixed_smoothed", loss: .crossEntropy(labelSmoothing: 0.1), mixed: mixture),
+        Rule(
+            name: "mixed_weighted", loss: .crossEntropy(labelSmoothing: 0.1, classWeights: [0.5, 1, 3]), mixed: mixture),
     ]
+
+    private static let mixture = MixedLabels(labels: [2, 1, 0, 2, 1, 0], shares: [0.25, 0.5, 0.75, 0.9, 0.1, 0.6])
+
+    /// Runs of whole epochs in order, with their schedule.
+    private static let schedules: [(name: String, optimizer: Optimizer, schedule: LearningRateSchedule, epochs: Int)] =
+        [
+            ("one_cycle", .sgd(learningRate: 0.02), .oneCycle(), 5),
+            ("one_cycle_adamw", .adamW(learningRate: 0.002, weightDecay: 0.01), .oneCycle(warmup: 0.4), 5),
+            ("cosine_floor", .sgd(learningRate: 0.02), .cosine(floor: 0.1), 4),
+            ("plateau", .sgd(learningRate: 0.2), .plateau(factor: 0.5, patience: 0), 8),
+        ]
+
+    @Test(arguments: schedules.indices, parityDevices)
+    func schedulesFollowPyTorch(_ index: Int, device: String) throws {
+        let (name, optimizer, schedule, epochs) = Self.schedules[index]
+        let golden = try Golden.load(name)
+        let trainer = try Trainer(RulePictures.model(), optimizer: optimizer, device: Device(device))
+        var options = FitOptions()
+        options.epochs = epochs
+        options.batchSize = 6
+        options.shuffles = false
+        options.schedule = schedule
+        var losses: [Double] = []
+        var rates: [Double] = []
+        try trainer.fit(RulePictures.data, validation: RulePictures.data, options: options) { event in
+            guard case .step(let record) = event else { return }
+            losses.append(record.loss)
+            rates.append(record.learningRate)
+        }
+        #expect(rates.count == golden.rates.count)
+        for (found, wanted) in zip(rates, golden.rates) {
+            #expect(abs(found - wanted) <= 1e-9 + 1e-9 * wanted, "\(name): \(rates), \(golden.rates)")
+        }
+        for (found, wanted) in zip(losses, golden.losses) {
+            #expect(abs(found - wanted) <= 5e-3 * wanted, "\(name) on \(device): \(losses), \(golden.losses)")
+        }
+        try compare(trainer.model(), golden.tensors, "\(name) on \(device)")
+    }
+
+    @Test func aScheduleGoesOnAcrossAnUnfreezing() throws {
+        var model = try RulePictures.model()
+        model.freeze()
+        try model.unfreeze("linear")
+        func rates(_ schedule: LearningRateSchedule, unfreezing: Bool) throws -> [Double] {
+            let trainer = try Trainer(model, optimizer: .sgd(learningRate: 0.02), device: .cpu)
+            var options = FitOptions()
+            options.epochs = 4
+            options.batchSize = 6
+            options.schedule = schedule
+            if unfreezing { options.unfreezeAtStep = [(3, "layer3")] }
+            var rates: [Double] = []
+            try trainer.fit(RulePictures.data, validation: RulePictures.data, options: options) { event in
+                if case .step(let record) = event { rates.append(record.learningRate) }
+            }
+            return rates
+        }
+        for schedule in [LearningRateSchedule.oneCycle(), .cosine(floor: 0.01)] {
+            #expect(try rates(schedule, unfreezing: true) == rates(schedule, unfreezing: false))
+        }
+    }
+
+    @Test func earlyStoppingWaitsAndAnUnfreezingBeginsAnew() throws {
+        // A rate of 0 never gets better: the first epoch is the best.
+        func epochs(patience: Int, unfreezingAt epoch: Int? = nil) throws -> (count: Int, best: Int?) {
+            var model = try RulePictures.model()
+            model.freeze()
+            try model.unfreeze("linear")
+            let trainer = try Trainer(model, optimizer: .sgd(learningRate: 0), device: .cpu)
+            var options = FitOptions()
+            options.epochs = 9
+            options.earlyStopPatience = patience
+            if let epoch { options.unfreezeAtEpoch = [(epoch, "layer3.0.conv2")] }
+            var best: Int?
+            let records = try trainer.fit(RulePictures.data, validation: RulePictures.data, options: options) { event in
+                if case .stoppedEarly(let epoch) = event { best = epoch }
+            }
+            return (records.count, best)
+        }
+        #expect(try epochs(patience: 2) == (3, 0))
+        #expect(try epochs(patience: 3, unfreezingAt: 2) == (5, 0))
+        let trainer = try Trainer(RulePictures.model(), device: .cpu)
+        var options = FitOptions()
+        options.earlyStopPatience = 1
+        #expect(throws: GraftError.self) { try trainer.fit(RulePictures.data, options: options) }
+        options.earlyStopPatience = nil
+        options.schedule = .plateau(factor: 0.5, patience: 1)
+        #expect(throws: GraftError.self) { try trainer.fit(RulePictures.data, options: options) }
+        options.schedule = .oneCycle()
+        options.warmupSteps = 2
+        #expect(throws: GraftError.self) { try trainer.fit(RulePictures.data, options: options) }
+    }
+
+    @Test func theBestEpochsAreKept() throws {
+        let model = try RulePictures.model()
+        let path = NSTemporaryDirectory() + "graft-kept-\(UInt64.random(in: 0 ... .max))"
+        defer { try? FileManager.default.removeItem(atPath: path) }
+        func names() throws -> [String] {
+            try FileManager.default.contentsOfDirectory(atPath: path).filter { $0.hasPrefix("epoch-") }.sorted()
+        }
+        var folder = try RunFolder(path, keptCount: 2)
+        for (epoch, loss) in [3.0, 1, 4, 2, 2, 0.5].enumerated() {
+            try folder.finish(
+                EpochRecord(
+                    epoch: epoch, trainLoss: loss, trainAccuracy: 0, validation: nil, averagedValidation: nil,
+                    seconds: 0),
+                model: model)
+        }
+        #expect(try names() == ["epoch-2.safetensors", "epoch-6.safetensors"])
+        // Another run in the same folder does not take them for its own.
+        folder = try RunFolder(path, keptCount: 1)
+        try folder.finish(
+            EpochRecord(
+                epoch: 0, trainLoss: 9, trainAccuracy: 0, validation: nil, averagedValidation: nil, seconds: 0),
+            model: model)
+        #expect(try names() == ["epoch-1.safetensors"])
+    }
+
+    // MARK: Search
+
+    @Test func aSearchPutsEverythingBack() throws {
+        var model = try RulePictures.model()
+        model.freeze()
+        try model.unfreeze("layer3,linear")
+        func trainer() throws -> Trainer {
+            try Trainer(model, optimizer: .sgd(learningRate: 0.02), device: .cpu, averageDecay: 0.9)
+        }
+        func step(_ trainer: Trainer) throws {
+            let batch = RulePictures.batch(0..<12)
+            _ = try trainer.step(pixels: batch.pixels, labels: batch.labels, dropoutKey: 1)
+        }
+        let plain = try trainer()
+        let searching = try trainer()
+        try step(plain)
+        try step(searching)
+        var search = LearningRateSearch()
+        search.batchSize = 5
+        search.steps = 30
+        search.lowest = 1e-4
+        var points = 0
+        let curve = try searching.findLearningRate(RulePictures.data, search) { _ in points += 1 }
+        #expect(curve.points.count == points)
+        #expect(curve.points.count > 10)
+        #expect(searching.stepCount == 1)
+        #expect(try searching.model().state == plain.model().state)
+        // Momentum and the average are back too: the next step is the same.
+        try step(plain)
+        try step(searching)
+        #expect(try searching.model().state == plain.model().state)
+        #expect(try searching.averagedModel()?.state == plain.averagedModel()?.state)
+        search.lowest = 20
+        #expect(throws: GraftError.self) { try searching.findLearningRate(RulePictures.data, search) }
+    }
+
+    @Test func suggestionsAreFromWhereTheLossFalls() throws {
+        // Flat, a fall between 1e-4 and 1e-1, then off.
+        let rates = (0..<100).map { 1e-7 * pow(1e8, Double($0) / 99) }
+        let losses = rates.map { rate -> Double in
+            let place = log10(rate)
+            return place < -4 ? 2 : place < -1 ? 2 - (place + 4) / 2 : 0.5 + (place + 1) * 8
+        }
+        let curve = LearningRateCurve(
+            points: zip(rates, losses).map { .init(learningRate: $0, loss: $1, smoothedLoss: $1) })
+        let valley = try #require(curve.valley)
+        // Half-way between the first and the second third of the fall's decades.
+        #expect(valley > 1e-3 && valley < 1e-2, "\(valley)")
+        let steepest = try #require(curve.steepest)
+        #expect(steepest > 1e-4 && steepest < 1e-1, "\(steepest)")
+        #expect(abs(log10(try #require(curve.minimum).learningRate) + 1) < 0.1)
+        let flat = LearningRateCurve(points: rates.map { .init(learningRate: $0, loss: 1, smoothedLoss: 1) })
+        #expect(flat.suggestion == nil)
+        #expect(LearningRateCurve(points: []).suggestion == nil)
+        #expect(LearningRateCurve(points: []).svg().hasPrefix("<svg"))
+    }
+
+    // MARK: Images
+
+    @Test(arguments: [(0.4, 0.0), (0.0, 1.0), (0.3, 0.7)])
+    func mixedRunsRepeatThemselvesOnAnyNumberOfThreads(_ mixup: Double, _ cutMix: Double) throws {
+        func run(threads: Int, window: Int = 1, mixup: Double) throws -> (StateDictionary, cached: Bool) {
+            var model = try RulePictures.model()
+            model.freeze()
+            try model.unfreeze("linear")
+            let trainer = try Trainer(
+                model, optimizer: .sgd(learningRate: 0.05), device: Device("cpu", threadCount: threads), seed: 4)
+            var options = FitOptions()
+            options.epochs = 3
+            options.batchSize = 4
+            options.accumulatedBatches = window
+            options.augmentation = .strong
+            options.workerCount = threads
+            options.mixup = mixup
+            options.cutMix = cutMix
+            var cached = false
+            try trainer.fit(RulePictures.data, options: options) { event in
+                if case .caching = event { cached = true }
+            }
+            return (try trainer.model().state, cached)
+        }
+        let once = try run(threads: 1, mixup: mixup)
+        #expect(!once.cached)
+        #expect(try run(threads: 3, mixup: mixup).0 == once.0)
+        #expect(try run(threads: 1, mixup: mixup + 0.5).0 != once.0)
+        let window = try run(threads: 1, window: 2, mixup: mixup)
+        #expect(try run(threads: 2, window: 2, mixup: mixup).0 == window.0)
+    }
+
+    @Test func mixturesAreOfNeighboursByOneShare() {
+        let size = 4
+        let bytes = size * size * 3
+        let source = (0..<3 * bytes).map { UInt8(truncatingIfNeeded: $0 * 37 + 11 * ($0 / bytes)) }
+        for seed in 0..<20 as Range<UInt64> {
+            let random = CounterRandom(seed: seed)
+            var mixed = source
+            let labels = Mixing(mixup: 0.4, cutMix: 0).mix(&mixed, labels: [5, 6, 7], size: size, random: random)
+            #expect(labels.labels == [7, 5, 6])
+            let share = labels.shares[0]
+            #expect(labels.shares == [share, share, share])
+            for index in source.indices {
+                let other = source[(index + 2 * bytes) % (3 * bytes)]
+                let wanted = share * Float(source[index]) + (1 - share) * Float(other)
+                #expect(abs(Float(mixed[index]) - wanted) <= 0.5001)
+            }
+            var cut = source
+            let cutLabels = Mixing(mixup: 0, cutMix: 1).mix(&cut, labels: [5, 6, 7], size: size, random: random)
+            var kept = 0
+            for index in source.indices {
+                let other = source[(index + 2 * bytes) % (3 * bytes)]
+                #expect(cut[index] == source[index] || cut[index] == other)
+                kept += cut[index] == source[index] ? 1 : 0
+            }
+            // No byte of the two images is equal here, so that the share can be counted.
+            #expect(abs(Float(kept) / Float(source.count) - cutLabels.shares[0]) < 1e-6)
+        }
+    }
+
+    @Test(arguments: [0.2, 0.4, 1.0, 2.5]) func sharesAreOfTheBetaDistribution(_ alpha: Double) {
+        let count = 20000
+        let values = (0..<count).map { Mixing.beta(alpha, CounterRandom(seed: 3, UInt64($0))) }
+        #expect(values.allSatisfy { (0...1).contains($0) })
+        let mean = values.reduce(0, +) / Double(count)
+        let variance = values.reduce(0) { $0 + ($1 - mean) * ($1 - mean) } / Double(count)
+        #expect(abs(mean - 0.5) < 0.01)
+        #expect(abs(variance - 1 / (4 * (2 * alpha + 1))) < 0.004)
+    }
+
+    @Test func balancedSamplingDrawsClassesAlike() throws {
+        // Eleven of one class, one of another.
+        let images = (0..<12).map { _ in RGBImage(width: 16, height: 16, pixels: [UInt8](repeating: 9, count: 768)) }
+        let data = ImageDataset(images: images, labels: [Int](repeating: 0, count: 11) + [1], classes: ["a", "b"])
+        #expect(Loss.balancedWeights(of: data, classCount: 3) == [12.0 / 22, 6, 1])
+        var model = try Model("resnet8_cifar", classCount: 2)
+        model.preprocessing = try ImagePreprocessing(imageSize: 16, resize: 16)
+        model.freeze()
+        try model.unfreeze("linear")
+        let trainer = try Trainer(model, optimizer: .sgd(learningRate: 0.1, momentum: 0), device: .cpu)
+        var options = FitOptions()
+        options.epochs = 40
+        options.batchSize = 12
+        options.sampler = .balanced
+        let records = try trainer.fit(data, options: options)
+        // The images are equal: with classes drawn alike the loss comes to log 2, and not to that of 11 in 12.
+        let last = records.suffix(10).map(\.trainLoss).reduce(0, +) / 10
+        #expect(abs(last - 0.693) < 0.05, "\(last)")
+        options.shuffles = false
+        #expect(throws: GraftError.self) { try trainer.fit(data, options: options) }
+    }
 
     @Test(arguments: rules.indices, parityDevices)
     func followsPyTorch(_ index: Int, device: String) throws {
@@ -178,7 +454,9 @@ enum RulePictures {
         let large = try run(batch: 8, window: 1)
         #expect(small.steps == 6)
         #expect(large.steps == 6)
-        let (a, b) = (try #require(small.state["linear.weight"]?.floats), try #require(large.state["linear.weight"]?.floats))
+        let (a, b) = (
+            try #require(small.state["linear.weight"]?.floats), try #require(large.state["linear.weight"]?.floats)
+        )
         #expect(zip(a, b).allSatisfy { abs($0 - $1) <= 1e-5 })
     }
 
@@ -194,7 +472,8 @@ enum RulePictures {
         // timm: stem 0, one for each of the eight blocks, the head 9.
         #expect(
             try scales(
-                "resnet18", ["fc.bias", "layer4.1.conv1.weight", "layer4.0.downsample.1.bias", "layer1.0.bn1.weight", "bn1.bias"])
+                "resnet18",
+                ["fc.bias", "layer4.1.conv1.weight", "layer4.0.downsample.1.bias", "layer1.0.bn1.weight", "bn1.bias"])
                 == [1, 0.5, 0.25, 0x1p-8, 0x1p-9])
         // Eight convolutions; the three linear layers belong together.
         #expect(
@@ -235,7 +514,8 @@ enum RulePictures {
         let found = try #require(try trainer.averagedModel()).state
         for name in ["linear.weight", "layer3.0.conv2.weight"] {
             let (old, new, mean) = (
-                try #require(averaged[name]?.floats), try #require(after[name]?.floats), try #require(found[name]?.floats)
+                try #require(averaged[name]?.floats), try #require(after[name]?.floats),
+                try #require(found[name]?.floats)
             )
             #expect(new != before[name]?.floats)
             for index in old.indices {

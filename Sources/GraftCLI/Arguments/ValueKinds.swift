@@ -1,4 +1,5 @@
 import Foundation
+import Graft
 
 /// A change of the trainable set during training: `5:layer3`.
 struct UnfreezeRequest: Hashable, Sendable {
@@ -141,12 +142,25 @@ extension ValueKind where Value == Double {
     }
 }
 
+extension ValueKind where Value == Augmentation {
+    /// A name or a list of changes.
+    static var augmentation: ValueKind {
+        ValueKind(
+            "LIST",
+            expectation:
+                "none, flip, standard, strong, or a list of crop[:MIN], flip, jitter[:B[:C[:S[:H]]]], randaugment[:N[:M]], "
+                + "erase[:P], each once"
+        ) { Augmentation(rawValue: $0) }
+    }
+}
+
 extension ValueKind where Value == LearningRateRequest {
     /// A number, and rates for names: `0.001`, `layer4:1e-4,fc:1e-3`, `0.001,layer4:1e-4`.
     static var learningRates: ValueKind {
         ValueKind(
             "X|S:X,…",
-            expectation: "a number of at least 0, or a list such as layer4:1e-4,fc:1e-3 (a plain number in it is for the rest)"
+            expectation:
+                "a number of at least 0, or a list such as layer4:1e-4,fc:1e-3 (a plain number in it is for the rest)"
         ) { text in
             var request = LearningRateRequest()
             for part in text.split(separator: ",", omittingEmptySubsequences: false) {

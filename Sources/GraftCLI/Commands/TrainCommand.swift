@@ -55,12 +55,31 @@ enum TrainCommand {
     static let labelSmoothing = Argument.option(
         "label-smoothing", .fraction(includingZero: true), default: 0, shownAs: "0",
         help: "Share of the target spread over all classes.")
+    static let recipe = Argument.option(
+        "recipe", .choice("none", "fine-tune"), default: "none",
+        help:
+            "fine-tune: the head first, then all layers, the lower the slower; it stands for --freeze backbone "
+            + "--unfreeze-at 1:all --layer-decay 0.75 --schedule one-cycle, and options that are given replace theirs.")
     static let dropout = Argument.option(
         "dropout", .choice("on", "off"), default: "on", help: "Whether dropout layers drop.")
 
     static let augment = Argument.option(
-        "augment", .choice("none", "flip", "standard"), default: "none",
-        help: "flip: horizontal flips; standard: random resized crops and flips.")
+        "augment", .augmentation, default: .none,
+        help:
+            "none; flip: horizontal flips; standard: random resized crops and flips; strong: standard, RandAugment and random "
+            + "erasing; or a list such as crop,flip,jitter,randaugment:2:9,erase:0.25.")
+    static let mixup = Argument.option(
+        "mixup", .number("A"), default: 0, shownAs: "off",
+        help: "Mix each image with another of its batch, with shares from Beta(A, A); 0.2 is usual.")
+    static let cutMix = Argument.option(
+        "cutmix", .number("A"), default: 0, shownAs: "off",
+        help: "Put a rectangle of another image into each, with shares from Beta(A, A); 1 is usual.")
+    static let classWeights = Argument.optional(
+        "class-weights", .path("balanced|F"), shownAs: "all alike", example: "balanced",
+        help: "Weights of the classes in the loss: by their numbers of images, or from a file with NAME WEIGHT a line.")
+    static let sampler = Argument.option(
+        "sampler", .choice("uniform", "balanced"), default: "uniform",
+        help: "balanced draws as many images as there are, with replacement, every class as often as any other.")
     static let validation = Argument.optional(
         "val", .path("DIR"), shownAs: "DATA/val where it exists", help: "Folder of class folders to validate on.")
     static let validationSplit = Argument.optional(
@@ -108,8 +127,10 @@ enum TrainCommand {
             ArgumentGroup(
                 "Training",
                 [
-                    epochs, steps, optimizer, learningRate, layerDecay, momentum, weightDecay, noDecayBiasNorm, nesterov,
-                    clipNorm, accumulate, average, schedule, warmup, earlyStop, keepBest, labelSmoothing, dropout, augment, noShuffle, dropLast, cache, cachedViews, cacheLimit,
+                    recipe, epochs, steps, optimizer, learningRate, layerDecay, momentum, weightDecay, noDecayBiasNorm,
+                    nesterov,
+                    clipNorm, accumulate, average, schedule, warmup, earlyStop, keepBest, labelSmoothing, classWeights,
+                    dropout, augment, mixup, cutMix, sampler, noShuffle, dropLast, cache, cachedViews, cacheLimit,
                 ]),
             Shared.imageGroup,
             Shared.runGroup(seeded: true),
@@ -119,15 +140,19 @@ enum TrainCommand {
             if values.isGiven(validation), values.isGiven(validationSplit) {
                 throw UsageError("--val and --val-split exclude each other; give one of them")
             }
-            let optimizerName = values[optimizer]
-            for argument in [momentum as any AnyArgument, nesterov]
-            where optimizerName != "sgd" && values.isGiven(argument) {
+            try checkOptimizer(values)
+            if values[recipe] != "none", !values.isGiven(schedule), values[warmup] > 0 {
                 throw UsageError(
-                    "\(argument.display) does not apply to --optimizer \(optimizerName), only to --optimizer sgd")
+                    "--recipe \(values[recipe]) stands for --schedule one-cycle, which does not go with --warmup; leave that out "
+                        + "or give another --schedule")
             }
             if values.isGiven(cachedViews) {
-                guard values[augment] != "none" else {
+                guard values[augment] != .none else {
                     throw UsageError("--cached-views needs --augment flip or standard")
+                }
+                guard values[mixup] == 0, values[cutMix] == 0 else {
+                    throw UsageError(
+                        "--cached-views does not go with --mixup or --cutmix, whose images are new in every batch")
                 }
                 guard values[cache] != "disk" else {
                     throw UsageError(
@@ -142,17 +167,33 @@ enum TrainCommand {
             if case .oneCycle = values[schedule], values[warmup] > 0 {
                 throw UsageError("--schedule one-cycle rises by itself and does not go with --warmup; leave that out")
             }
-            let decay = values[weightDecay] ?? (optimizerName == "adamw" ? 0.01 : 0)
-            if values[noDecayBiasNorm], decay == 0 {
-                throw UsageError("--no-decay-bias-norm needs a --weight-decay above 0; leave it out or give one")
-            }
-            if values[nesterov], values[momentum] == 0 {
-                throw UsageError("--nesterov needs a --momentum above 0, found 0")
+            if values[noShuffle], values[sampler] == "balanced" {
+                throw UsageError("--sampler balanced draws images at random and does not go with --no-shuffle")
             }
         },
         run: run)
 
-    private static func run(_ values: ArgumentValues) throws {
+    /// Refuses options of optimizers that are not chosen.
+    static func checkOptimizer(_ values: ArgumentValues) throws(UsageError) {
+        let optimizerName = values[optimizer]
+        for argument in [momentum as any AnyArgument, nesterov]
+        where optimizerName != "sgd" && values.isGiven(argument) {
+            throw UsageError(
+                "\(argument.display) does not apply to --optimizer \(optimizerName), only to --optimizer sgd")
+        }
+        let decay = values[weightDecay] ?? (optimizerName == "adamw" ? 0.01 : 0)
+        if values[noDecayBiasNorm], decay == 0 {
+            throw UsageError("--no-decay-bias-norm needs a --weight-decay above 0; leave it out or give one")
+        }
+        if values[nesterov], values[momentum] == 0 {
+            throw UsageError("--nesterov needs a --momentum above 0, found 0")
+        }
+    }
+
+    /// The network with its head and its frozen part, and the images with their labels in line with its outputs.
+    static func prepare(
+        _ values: ArgumentValues
+    ) throws -> (network: Model, training: ImageDataset, validation: ImageDataset?) {
         let images = try DataRequest.training(values)
         var network = try NetworkRequest.model(
             named: values[Shared.model], weights: values[Shared.weights], seed: values[Shared.seed])
@@ -167,31 +208,68 @@ enum TrainCommand {
         let (training, validationImages) = try DataRequest.align(
             images.training, images.validation, with: &network, values)
         try NetworkRequest.freeze(&network, values)
+        return (network, training, validationImages)
+    }
+
+    /// The trainer of the options; says on which device, and which groups there are.
+    static func trainer(_ network: Model, _ training: ImageDataset, _ values: ArgumentValues) throws -> Trainer {
+        let trainer = try Trainer(
+            network,
+            loss: .crossEntropy(
+                labelSmoothing: values[labelSmoothing], classWeights: try classWeights(training, network, values)),
+            optimizer: rule(values), device: NetworkRequest.device(values),
+            frozenStatistics: NetworkRequest.frozenStatistics(values), dropout: values[dropout] == "on",
+            seed: values[Shared.seed], groups: groups(values), clipNorm: values[clipNorm],
+            averageDecay: values[average])
+        NetworkRequest.announce(trainer.deviceDescription, trainer.deviceNotes, values)
+        return trainer
+    }
+
+    /// What `--recipe` stands for, in the place of options that are not given.
+    private static func expanded(_ given: ArgumentValues) -> ArgumentValues {
+        guard given[recipe] == "fine-tune" else { return given }
+        var values = given
+        var words: [String] = []
+        func set<Value>(_ value: Value, for argument: Argument<Value>, _ text: String) {
+            guard !given.isGiven(argument) else { return }
+            values.set(value, for: argument)
+            words.append("\(argument.display) \(text)")
+        }
+        set(["backbone"], for: TrainableSet.freeze, "backbone")
+        set([UnfreezeRequest(position: 1, names: ["all"])], for: TrainableSet.unfreezeAt, "1:all")
+        set(0.75, for: layerDecay, "0.75")
+        set(.oneCycle(warmup: 0.3), for: schedule, "one-cycle")
+        NetworkRequest.note("--recipe fine-tune stands for \(words.joined(separator: " "))", given)
+        return values
+    }
+
+    private static func run(_ given: ArgumentValues) throws {
+        let values = expanded(given)
+        let (network, training, validationImages) = try prepare(values)
         if values[Shared.batchSize] > training.count, !values[dropLast] {
             Console.warning(
                 "--batch-size \(values[Shared.batchSize]) is more than the \(training.count) images to train on: an "
                     + "epoch is one step over all of them")
         }
 
-        if values[augment] != "none", values[cachedViews] == nil, ["memory", "disk"].contains(values[cache]) {
-            Console.warning(
-                "--cache \(values[cache]) is without effect: with --augment \(values[augment]) every epoch sees other "
-                    + "pixels; --cached-views K keeps K of them")
+        if ["memory", "disk"].contains(values[cache]) {
+            if values[mixup] > 0 || values[cutMix] > 0 {
+                Console.warning("--cache \(values[cache]) is without effect: mixed images are new in every batch")
+            } else if values[augment] != .none, values[cachedViews] == nil {
+                Console.warning(
+                    "--cache \(values[cache]) is without effect: with --augment \(values[augment]) every epoch sees other "
+                        + "pixels; --cached-views K keeps K of them")
+            }
         }
 
         let folder = try RunFolder(values[out], keptCount: values[keepBest])
         if folder.holdsEarlierRun {
             Console.warning("\(values[out]) holds an earlier run; this one replaces its files")
         }
-        let trainer = try Trainer(
-            network, loss: .crossEntropy(labelSmoothing: values[labelSmoothing]), optimizer: rule(values),
-            device: NetworkRequest.device(values), frozenStatistics: NetworkRequest.frozenStatistics(values),
-            dropout: values[dropout] == "on", seed: values[Shared.seed], groups: groups(values),
-            clipNorm: values[clipNorm], averageDecay: values[average])
-        NetworkRequest.announce(trainer.deviceDescription, trainer.deviceNotes, values)
+        let trainer = try Self.trainer(network, training, values)
         let trainableCount = network.trainable.count
         NetworkRequest.note(
-            "\(network.architecture.name), \(classCount) classes; \(training.count) images to train on"
+            "\(network.architecture.name), \(network.classCount) classes; \(training.count) images to train on"
                 + (validationImages.map { ", \($0.count) to validate on" } ?? "")
                 + "; \(trainableCount) of \(network.parameterNames.count) parameter tensors are trainable", values)
 
@@ -222,6 +300,51 @@ enum TrainCommand {
         }
     }
 
+    /// The weights of `--class-weights`, in the order of the network's outputs.
+    private static func classWeights(
+        _ training: ImageDataset, _ network: Model, _ values: ArgumentValues
+    ) throws -> [Double] {
+        guard let source = values[classWeights] else { return [] }
+        guard source != "balanced" else { return Loss.balancedWeights(of: training, classCount: network.classCount) }
+        guard let bytes = FileManager.default.contents(atPath: source), let text = String(data: bytes, encoding: .utf8)
+        else {
+            throw CommandFailure(
+                .noInput,
+                "\(source): no such file, or it cannot be read; --class-weights takes balanced, or a file with NAME WEIGHT a line"
+            )
+        }
+        let names = network.classNames ?? training.classes
+        var weights = [Double?](repeating: nil, count: network.classCount)
+        for (number, line) in text.split(omittingEmptySubsequences: false, whereSeparator: \.isNewline).enumerated() {
+            let entry = line.trimmingCharacters(in: .whitespaces)
+            guard !entry.isEmpty else { continue }
+            let place = "\(source), line \(number + 1)"
+            guard let gap = entry.lastIndex(where: \.isWhitespace),
+                let weight = Double(entry[entry.index(after: gap)...]), weight.isFinite, weight >= 0
+            else {
+                throw CommandFailure(
+                    .badData, "\(place): \"\(entry)\" is not a class's name and a weight of at least 0, such as cat 1.5"
+                )
+            }
+            let name = entry[..<gap].trimmingCharacters(in: .whitespaces)
+            guard let index = names.firstIndex(of: name), index < weights.count else {
+                let near = nearest(name, in: names).map { "; did you mean \"\($0)\"?" } ?? ""
+                throw CommandFailure(
+                    .badData, "\(place): there is no class \"\(name)\" among \(DataRequest.list(names))\(near)")
+            }
+            guard weights[index] == nil else {
+                throw CommandFailure(.badData, "\(place): the class \"\(name)\" has a weight already")
+            }
+            weights[index] = weight
+        }
+        let absent = names.indices.prefix(weights.count).filter { weights[$0] == nil }.map { names[$0] }
+        guard absent.isEmpty else {
+            throw CommandFailure(
+                .badData, "\(source) has no weight for \(DataRequest.list(absent)); give each class a line NAME WEIGHT")
+        }
+        return weights.map { $0 ?? 1 }
+    }
+
     private static func groups(_ values: ArgumentValues) -> ParameterGroups {
         ParameterGroups(
             rates: values[learningRate].entries.map { .init($0.name, $0.rate) }, layerDecay: values[layerDecay],
@@ -235,7 +358,8 @@ enum TrainCommand {
         for group in groups {
             let names = DataRequest.list(group.names)
             NetworkRequest.note(
-                "learning rate \(String(format: "%.4g", group.learningRate))\(group.isDecayed ? "" : ", no weight decay"): \(names)", values)
+                "learning rate \(String(format: "%.4g", group.learningRate))\(group.isDecayed ? "" : ", no weight decay"): \(names)",
+                values)
         }
     }
 
@@ -263,7 +387,10 @@ enum TrainCommand {
         options.accumulatedBatches = values[accumulate]
         options.shuffles = !values[noShuffle]
         options.dropsLast = values[dropLast]
-        options.augmentation = Augmentation(rawValue: values[augment]) ?? .none
+        options.augmentation = values[augment]
+        options.mixup = values[mixup]
+        options.cutMix = values[cutMix]
+        options.sampler = Sampler(rawValue: values[sampler]) ?? .uniform
         options.onBadImage = DataRequest.badImagePolicy(values)
         options.fastDecode = values[Shared.fastDecode]
         options.workerCount = DataRequest.workerCount(values)
