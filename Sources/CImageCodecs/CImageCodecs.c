@@ -1,5 +1,10 @@
+// For dladdr.
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
 #include "CImageCodecs.h"
 
+#include <dlfcn.h>
 #include <setjmp.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -58,6 +63,29 @@ static bool within_limit(uint64_t width, uint64_t height, uint64_t pixel_limit) 
     // 2^31 × 2^31 still fits 64 bits, and no format here has longer sides.
     return width != 0 && height != 0 && width <= 0x7fffffff && height <= 0x7fffffff && width * height <= pixel_limit;
 }
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Libraries
+
+void graft_jpeg_library_version(char *text, size_t capacity) {
+    // The library's table of messages holds them; the headers' macros are those of the build.
+    struct jpeg_error_mgr errors;
+    jpeg_std_error(&errors);
+    text[0] = 0;
+    if (errors.last_jpeg_message < JMSG_VERSION || errors.last_jpeg_message < JMSG_COPYRIGHT) return;
+    snprintf(text, capacity, "%s %s", errors.jpeg_message_table[JMSG_VERSION], errors.jpeg_message_table[JMSG_COPYRIGHT]);
+}
+
+const char *graft_png_library_version(void) { return png_get_libpng_ver(NULL); }
+
+static const char *library_path(const void *function) {
+    Dl_info information;
+    return dladdr(function, &information) ? information.dli_fname : NULL;
+}
+
+const char *graft_jpeg_library_path(void) { return library_path((const void *)jpeg_start_decompress); }
+
+const char *graft_png_library_path(void) { return library_path((const void *)png_read_image); }
 
 // ---------------------------------------------------------------------------------------------------------------------
 // JPEG
@@ -185,6 +213,14 @@ static void cmyk_row_to_rgb(const uint8_t *restrict cmyk, uint8_t *restrict rgb,
             rgb[3 * x + channel] = (uint8_t)(value < 0 ? 0 : value);
         }
     }
+}
+
+bool graft_jpeg_decodes_windows(void) {
+#if defined(LIBJPEG_TURBO_VERSION_NUMBER) && LIBJPEG_TURBO_VERSION_NUMBER >= 2001000
+    return true;
+#else
+    return false;
+#endif
 }
 
 // Whether rows and columns outside a window can be left out without a change inside it: one interleaved Huffman-coded

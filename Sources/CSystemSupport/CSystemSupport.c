@@ -1,6 +1,7 @@
 #define _GNU_SOURCE
 #include "CSystemSupport.h"
 
+#include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -180,4 +181,9 @@ bool graft_cpu_supports(graft_instruction_set instruction_set) {
     (void)instruction_set;
 #endif
     return false;
+}
+
+const char *graft_image_path(const void *address) {
+    Dl_info information;
+    return dladdr(address, &information) ? information.dli_fname : NULL;
 }

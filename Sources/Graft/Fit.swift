@@ -39,7 +39,8 @@ public struct FitOptions: Sendable {
     /// Threads that decode images ahead of the device.
     public var workerCount = 2
     /// Whether the frozen part's outputs are kept, so that epochs after the first compute only what trains. Has no
-    /// effect on results, and is not used with augmentation unless ``cachedViews`` is set.
+    /// effect on results. With augmentation nothing is kept unless ``cachedViews`` is set, and then in memory alone:
+    /// ``CachePolicy/disk`` needs ``Augmentation/none``.
     public var cache = CachePolicy.auto
     /// With augmentation: how many views of each image there are; epoch e sees view e mod this. nil makes a new one for
     /// every epoch, of which nothing can be kept. Decides what is trained on whatever ``cache`` says.
@@ -48,6 +49,8 @@ public struct FitOptions: Sendable {
     public var cacheLimit = 10 << 30
     /// Where they are; nil for `frontier` in `$GRAFT_CACHE`, else `$XDG_CACHE_HOME/graft`, else `~/.cache/graft`.
     public var cacheFolder: URL?
+    /// The most bytes of the frozen part's outputs that are kept in memory; nil for half of what is free.
+    public var cacheMemoryLimit: Int?
     /// How the learning rate changes.
     public var schedule = LearningRateSchedule.constant
     /// Ends the run when the validation loss (the average's, where one is kept) has not fallen for so many epochs. An
@@ -161,22 +164,37 @@ extension Trainer {
         try checkUnfreezing(options, stepsPerEpoch: stepsPerEpoch, totalSteps: totalSteps)
         let prefixBatch = batchSize
         var cache: RunCache?
+        // Also when an error ends the run: threads that decode may hold the file a moment longer.
+        defer { cache?.close() }
         /// The frontier for which no cache was to be had; asking again in every epoch would only repeat the warning.
         var refused: Frontier?
         let viewCount = options.augmentation == .none ? 1 : options.cachedViews ?? options.epochs
+        /// Frees what was kept, before room for something new is looked for.
+        func dropCache() throws {
+            if let cache { try onEvent(.uncached(cache.report)) }
+            cache?.close()
+            cache = nil
+        }
+        /// Goes on without a cache that cannot be written or read any more, unless it was asked for by name.
+        func giveUpCache(_ failure: FrontierCacheFailure, epoch: Int) throws {
+            guard options.cache == .auto else { throw failure.cause }
+            try onEvent(.cacheUnavailable(reason: "\(failure.cause); the run goes on and computes the frozen part"))
+            refused = cache?.frontier
+            try dropCache()
+            try refreshCache(epoch: epoch)
+        }
         /// Finds out what can be kept from an epoch on, and prepares the programs for it.
         func refreshCache(epoch: Int) throws {
             let isRepeated = !mixing.isOn && (options.augmentation == .none || options.cachedViews != nil)
             let frontier = isRepeated ? try currentFrontier() : nil
             if cache?.frontier != frontier {
-                if let cache { try onEvent(.uncached(cache.report)) }
-                // What was kept is freed before room for the new is looked for; a last epoch would read nothing again.
-                cache = nil
+                try dropCache()
             }
             if cache == nil, let frontier, frontier != refused {
                 let request = RunCache.Request(
                     policy: options.cache, trainingCount: data.count, viewCount: viewCount,
                     validationCount: validation?.count, limit: options.cacheLimit,
+                    memoryLimit: options.cacheMemoryLimit,
                     folder: options.cacheFolder ?? CacheFolder.url("frontier"),
                     allowsDisk: options.augmentation == .none, isReadAgain: epoch < options.epochs - viewCount
                 ) { [self] in
@@ -201,6 +219,18 @@ extension Trainer {
                 batchSize: batchSize, cache: cache?.training(epoch: epoch)
             ) { try self.frontierValues(ofPixels: $0, batch: prefixBatch) }
         }
+        if [.memory, .disk].contains(options.cache), mixing.isOn {
+            try onEvent(
+                .cacheUnavailable(
+                    reason: "--cache \(options.cache.rawValue) is without effect: mixed images (--mixup, --cutmix) are new in "
+                        + "every batch"))
+        } else if [.memory, .disk].contains(options.cache), options.augmentation != .none, options.cachedViews == nil {
+            try onEvent(
+                .cacheUnavailable(
+                    reason: "--cache \(options.cache.rawValue) is without effect: with --augment "
+                        + "\(options.augmentation.rawValue) every epoch sees other pixels; --cached-views K keeps K of them"
+                        + (options.cache == .disk ? ", with --cache auto or memory" : "")))
+        }
         var announced = false
         var plateau = Plateau()
         var waiting = Patience()
@@ -220,14 +250,30 @@ extension Trainer {
                 options.shuffles
                 ? options.sampler.order(labels: labels, seed: seed, epoch: epoch) : Array(0..<data.count)
             let order = Array(permutation.prefix(used))
-            var source = batches(epoch, order)
-            defer { source.cancel() }
+            /// Not there while another one is to come: it holds on to the rows it reads.
+            var source: TrainingBatches? = batches(epoch, order)
+            defer { source?.cancel() }
+            var remaining = order[...]
+            /// The next batch, from the images themselves when the cache fails.
+            func nextBatch() throws -> TrainingBatch? {
+                do { return try source?.next() } catch let failure as FrontierCacheFailure {
+                    try beginAgain(at: source?.position ?? 0) { try giveUpCache(failure, epoch: epoch) }
+                    return try source?.next()
+                }
+            }
+            /// Leaves the source, changes the cache, and takes the batches from a position of the source on anew.
+            func beginAgain(at position: Int, change: () throws -> Void) throws {
+                source?.cancel()
+                source = nil
+                try change()
+                remaining = remaining.dropFirst(position)
+                source = batches(epoch, Array(remaining))
+            }
             var lossSum = 0.0
             var correct = 0.0
             var seen = 0
-            var remaining = order[...]
             var last = Date()
-            while step < totalSteps, var batch = try source.next() {
+            while step < totalSteps, var batch = try nextBatch() {
                 guard !options.isCancelled() else { throw GraftError.interrupted }
                 for entry in options.unfreezeAtStep where entry.step == step {
                     waiting.restart()
@@ -237,11 +283,8 @@ extension Trainer {
                 }
                 if case .frontier = batch.content, try currentFrontier() != cache?.frontier {
                     // This batch and those behind it begin at another frontier, or at the pixels.
-                    source.cancel()
-                    try refreshCache(epoch: epoch)
-                    remaining = remaining.dropFirst(batch.position)
-                    source = batches(epoch, Array(remaining))
-                    guard let again = try source.next() else { break }
+                    try beginAgain(at: batch.position) { try refreshCache(epoch: epoch) }
+                    guard let again = try nextBatch() else { break }
                     batch.content = again.content
                 }
                 let rate =
@@ -264,7 +307,7 @@ extension Trainer {
                     (metrics, imageCount) = try stepAccumulating(
                         first: batch, mixing: mixing, rate: rate, momentum: momentum, epoch: epoch, step: step,
                         onEvent: onEvent
-                    ) { taken in taken < window ? try source.next() : nil }
+                    ) { taken in taken < window ? try nextBatch() : nil }
                 }
                 if !announced {
                     announced = true
@@ -283,11 +326,11 @@ extension Trainer {
                 seen += imageCount
                 step += 1
             }
-            for image in source.skippedBehindLastBatch { try onEvent(.skipped(image)) }
+            for image in source?.skippedBehindLastBatch ?? [] { try onEvent(.skipped(image)) }
             guard seen > 0 else {
                 throw GraftError.noInput("no image of epoch \(epoch) could be read: all \(data.count) were passed over")
             }
-            func validate(reportsSkipped: Bool) throws -> Evaluation? {
+            func scores(reportsSkipped: Bool) throws -> Evaluation? {
                 try validation.map {
                     try evaluate(
                         $0, batchSize: options.batchSize, onBadImage: options.onBadImage,
@@ -296,9 +339,17 @@ extension Trainer {
                     ) { image in if reportsSkipped { try onEvent(.skipped(image)) } }
                 }
             }
-            let evaluation = try validate(reportsSkipped: true)
+            /// Once more without the cache, when that fails.
+            func evenWithoutCache(_ body: () throws -> Evaluation?) throws -> Evaluation? {
+                do { return try body() } catch let failure as FrontierCacheFailure {
+                    try giveUpCache(failure, epoch: epoch)
+                    return try body()
+                }
+            }
+            let evaluation = try evenWithoutCache { try scores(reportsSkipped: true) }
             let averaged =
-                averageDecay == nil ? nil : try withAveragedWeights { try validate(reportsSkipped: false) }
+                averageDecay == nil
+                ? nil : try evenWithoutCache { try withAveragedWeights { try scores(reportsSkipped: false) } }
             // The last update of an epoch shows in no training loss any more.
             if let evaluation, !evaluation.loss.isFinite { throw GraftError.diverged(epoch: epoch, step: step - 1) }
             let record = EpochRecord(
@@ -315,7 +366,7 @@ extension Trainer {
                 }
             }
         }
-        if let cache { try onEvent(.uncached(cache.report)) }
+        try dropCache()
         try prepare(trainingBatches: [], evaluationBatches: [])
         return records
     }

@@ -124,6 +124,12 @@ final class DiskRows: FrontierRows, Sendable {
     }
 }
 
+/// Rows that cannot be written or read any more; a run can go on without them.
+struct FrontierCacheFailure: Error {
+    /// What went wrong.
+    let cause: any Error
+}
+
 /// What the frozen part makes of the images of one data set, by position: float32 rows.
 ///
 /// A row holds the frontier's nodes one behind the other, each in `[C, H, W]` order. Rows are written once.
@@ -168,6 +174,8 @@ final class FrontierCache {
     }
 
     /// Takes over what a prefix program gave for images: float32 `[at least images, C, H, W]` for each node.
+    ///
+    /// - Throws: ``FrontierCacheFailure`` when a row cannot be written.
     func store(_ values: [HostTensor], of indices: [Int]) throws {
         for (tensor, shape) in zip(values, frontier.shapes) {
             guard let count = tensor.floats?.count, count >= indices.count * shape.elementCount else {
@@ -184,13 +192,17 @@ final class FrontierCache {
                 row.replaceSubrange(offset..<offset + count, with: floats[position * count..<(position + 1) * count])
                 offset += count
             }
-            try row.withUnsafeBytes { try rows.write(index, $0) }
+            do { try row.withUnsafeBytes { try rows.write(index, $0) } } catch {
+                throw FrontierCacheFailure(cause: error)
+            }
             isPresent[index] = true
             isFresh[index] = true
         }
     }
 
     /// The rows of images as one batch: `[count, C, H, W]` for each node, in the frontier's order.
+    ///
+    /// - Throws: ``FrontierCacheFailure`` when a row cannot be read.
     func batch(_ indices: [Int]) throws -> [HostTensor] {
         for index in indices {
             // The first reading follows the writing; only later ones spare something.
@@ -202,7 +214,9 @@ final class FrontierCache {
             let values = try [Float](unsafeUninitializedCapacity: indices.count * count) { target, initialized in
                 for (position, index) in indices.enumerated() {
                     let part = UnsafeMutableBufferPointer(rebasing: target[position * count..<(position + 1) * count])
-                    try rows.read(index, at: offset * 4, into: UnsafeMutableRawBufferPointer(part))
+                    do { try rows.read(index, at: offset * 4, into: UnsafeMutableRawBufferPointer(part)) } catch {
+                        throw FrontierCacheFailure(cause: error)
+                    }
                     initialized = (position + 1) * count
                 }
             }
@@ -229,6 +243,9 @@ final class RunCache {
         validation = request.validationCount.map { FrontierCache(frontier, imageCount: $0, file: file) }
     }
 
+    /// Leaves the file to other runs at once; nothing is kept or found any more.
+    func close() { file?.close() }
+
     /// The cache of the view that an epoch sees.
     func training(epoch: Int) -> FrontierCache { views[epoch % views.count] }
 
@@ -244,6 +261,8 @@ final class RunCache {
         var validationCount: Int?
         /// The most bytes of all files.
         var limit: Int
+        /// The most bytes to keep in memory; nil for half of what is free.
+        var memoryLimit: Int?
         /// Where they are; nil where no folder is known.
         var folder: URL?
         /// Whether the disk may be used; a file's key knows nothing of augmentation.
@@ -272,7 +291,7 @@ final class RunCache {
                 >= leastShare * Double(max(frontier.totalMultiplyAccumulateCount, 1))
         else { return nil }
         let byteCount = request.imageCount * frontier.elementCount * 4
-        let available = SystemMemory.availableByteCount / 2
+        let available = request.memoryLimit ?? SystemMemory.availableByteCount / 2
         let inMemory = byteCount <= available && request.isReadAgain
         switch request.policy {
         case .off: return nil
@@ -297,8 +316,9 @@ final class RunCache {
             }
             do {
                 return RunCache(frontier, request, file: try file(frontier, request))
-            } catch let refusal as FrontierFile.Refusal {
-                try onWarning("\(text(refusal, frontier, request)); the frozen part is computed in every epoch")
+            } catch {
+                let reason = (error as? FrontierFile.Refusal).map { text($0, frontier, request) } ?? "\(error)"
+                try onWarning("\(reason); the frozen part is computed in every epoch")
                 return nil
             }
         case .disk:
@@ -388,7 +408,7 @@ enum FrontierKey {
             weights[name] = model.state[name]
         }
         let parts = [
-            "graft frontier 1", try buildIdentity(),
+            "graft frontier 2", try ProgramIdentity.text(),
             String(decoding: try encoder.encode(model.preprocessing), as: UTF8.self),
             "fast decode \(fastDecode)", "exact \(isExact)",
             "\(device.platform)\n\(device.name)\n\(device.driverVersion)\n\(device.kernelClass)",
@@ -402,14 +422,5 @@ enum FrontierKey {
         // Lengths keep parts apart.
         for part in parts { digest.update("\(part.utf8.count):\(part)") }
         return try digest.hex()
-    }
-
-    /// This build of the program: another one may have other kernels, whose last bits differ.
-    private static func buildIdentity() throws(FrontierFile.Refusal) -> String {
-        var status = stat()
-        guard let path = Bundle.main.executablePath, stat(path, &status) == 0 else {
-            throw .failed("the running program's own file cannot be looked at, which tells builds apart")
-        }
-        return "build \(status.st_size) \(status.st_mtim.tv_sec) \(status.st_mtim.tv_nsec)"
     }
 }

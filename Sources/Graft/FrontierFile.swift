@@ -41,7 +41,14 @@ final class FrontierFile: Sendable {
         /// Slots that this run has written, or read and found whole.
         var inUse: Set<Int> = []
         var damagedCount = 0
+        /// Whether the lock was given back: the file may be another run's.
+        var isClosed = false
     }
+
+    /// Takes room for bytes of a file behind an offset; gives 0 or the number of an error, as `posix_fallocate` does.
+    typealias Allocation = @Sendable (_ descriptor: Int32, _ offset: Int, _ byteCount: Int) -> Int32
+    /// `posix_fallocate`.
+    static let systemAllocation: Allocation = { posix_fallocate($0, off_t($1), off_t($2)) }
 
     let path: String
     private let descriptor: Int32
@@ -63,8 +70,12 @@ final class FrontierFile: Sendable {
     ///   - rowByteCount: bytes of an image's row.
     ///   - imageCount: images that are to find a place.
     ///   - limit: the most bytes that the files of the folder may take together.
-    /// - Throws: why the file cannot be used.
-    init(folder: URL, key: String, rowByteCount: Int, imageCount: Int, limit: Int) throws(Refusal) {
+    ///   - allocate: takes room on the disk; another one than the system's in tests.
+    /// - Throws: why the file cannot be used. No file was made then, and rows of earlier runs are as they were.
+    init(
+        folder: URL, key: String, rowByteCount: Int, imageCount: Int, limit: Int,
+        allocate: Allocation = FrontierFile.systemAllocation
+    ) throws(Refusal) {
         let stride = (Self.entryByteCount + rowByteCount + 63) / 64 * 64
         let needed = Self.headerByteCount + imageCount * stride
         guard needed <= limit else { throw .tooLarge(needed: needed, allowed: limit) }
@@ -73,42 +84,65 @@ final class FrontierFile: Sendable {
         } catch {
             throw .failed("\(folder.path) cannot be made: \(error.localizedDescription)")
         }
-        path = folder.appending(path: key + Self.suffix).path
+        let path = folder.appending(path: key + Self.suffix).path
+        let opened = try Self.openLocked(path, makes: true)
+        let descriptor = opened.descriptor
+        self.path = path
         self.rowByteCount = rowByteCount
         self.stride = stride
-        descriptor = try Self.openLocked(path)
+        self.descriptor = descriptor
+        // Nothing is lost with a file that was made here, or that holds no rows of ours.
+        var isDisposable = opened.isNew
         do throws(Refusal) {
             let header = try Self.header(key: key, rowByteCount: rowByteCount)
             var size = try Self.size(of: descriptor, path)
             var found = [UInt8](repeating: 0, count: header.count)
             if size < header.count || !Self.read(descriptor, &found, at: 0) || found != header {
+                isDisposable = true
                 guard ftruncate(descriptor, 0) == 0, Self.write(descriptor, header, at: 0) else {
                     throw Self.failure("cannot be written", path)
                 }
                 size = header.count
             }
-            let others = Self.makeRoom(in: folder, besides: path, byteCount: limit - max(size, needed))
-            let allowed = limit - others
-            guard needed <= allowed else { throw .tooLarge(needed: needed, allowed: allowed) }
-            var slotCount = (size - header.count) / stride
+            let others = Self.others(in: folder, besides: path)
+            // What is in use stays whatever happens; only what is left besides can be had.
+            let available = limit - others.lockedByteCount
+            guard needed <= available else { throw .tooLarge(needed: needed, allowed: max(available, 0)) }
             // A lower limit than before, or a slot that a kill cut short.
-            slotCount = min(slotCount, (allowed - header.count) / stride)
-            guard ftruncate(descriptor, off_t(header.count + slotCount * stride)) == 0 else {
-                throw Self.failure("cannot be cut", path)
-            }
-            if slotCount < imageCount {
-                // Asked for at once: a disk that is full must not end a run in its middle.
-                let status = posix_fallocate(
-                    descriptor, off_t(header.count + slotCount * stride), off_t((imageCount - slotCount) * stride))
-                guard status == 0 else {
-                    errno = status
-                    throw Self.failure("cannot be given \(imageCount * stride) bytes", path)
+            let keptCount = min((size - header.count) / stride, (available - header.count) / stride)
+            let slotCount = max(keptCount, imageCount)
+            let byteCount = header.count + slotCount * stride
+            func grow() throws(Refusal) {
+                let kept = header.count + keptCount * stride
+                do throws(Refusal) {
+                    // Asked for at once: a disk that is full must not end a run in its middle.
+                    try Self.take(byteCount - kept, behind: kept, descriptor, path, allocate)
+                } catch {
+                    // It was grown in part, perhaps.
+                    ftruncate(descriptor, off_t(size))
+                    throw error
                 }
-                slotCount = imageCount
             }
+            // Others go when it is known that this file has room, or where the disk has none without.
+            let otherByteCount: Int
+            do throws(Refusal) {
+                try grow()
+                otherByteCount = Self.remove(others.idle, until: available - byteCount)
+            } catch {
+                let left = Self.remove(others.idle, until: available - byteCount)
+                guard left < others.idle.reduce(0, { $0 + $1.byteCount }) else { throw error }
+                try grow()
+                otherByteCount = left
+            }
+            // One that has come into use meanwhile stays.
+            guard byteCount <= available - otherByteCount else {
+                ftruncate(descriptor, off_t(size))
+                throw .tooLarge(needed: needed, allowed: max(available - otherByteCount, 0))
+            }
+            guard ftruncate(descriptor, off_t(byteCount)) == 0 else { throw Self.failure("cannot be cut", path) }
             futimens(descriptor, nil)
             // Last: once everything is set, an error would run `deinit` too, which closes the file a second time.
-            maximumByteCount = allowed
+            maximumByteCount = available - otherByteCount
             let index = Self.index(descriptor, slotCount: slotCount, stride: stride)
             state.withLock {
                 $0.slotCount = slotCount
@@ -116,12 +150,23 @@ final class FrontierFile: Sendable {
                 $0.freeSlots = index.freeSlots
             }
         } catch {
-            close(descriptor)
+            if isDisposable { unlink(path) }
+            Foundation.close(descriptor)
             throw error
         }
     }
 
-    deinit { close(descriptor) }
+    deinit { Foundation.close(descriptor) }
+
+    /// Gives the lock back at once, whatever still holds this object; nothing is read or written afterwards.
+    func close() {
+        state.withLock { state in
+            guard !state.isClosed else { return }
+            state.isClosed = true
+            state.slotOf = [:]
+            flock(descriptor, LOCK_UN)
+        }
+    }
 
     /// Slots that were found to be damaged.
     var damagedCount: Int { state.withLock { $0.damagedCount } }
@@ -163,6 +208,7 @@ final class FrontierFile: Sendable {
     /// Writes the row of an image: to a free slot, to a new one within the limit, else over one that this run does not use.
     func write(_ digest: ContentDigest, row: UnsafeRawBufferPointer) throws {
         let slot = state.withLock { state -> Int? in
+            if state.isClosed { return nil }
             if let slot = state.slotOf[digest] { return slot }
             if let slot = state.freeSlots.popLast() { return slot }
             if Self.headerByteCount + (state.slotCount + 1) * stride <= maximumByteCount {
@@ -218,15 +264,42 @@ final class FrontierFile: Sendable {
         }
     }
 
+    /// Takes room for bytes behind an offset.
+    private static func take(
+        _ byteCount: Int, behind offset: Int, _ descriptor: Int32, _ path: String, _ allocate: Allocation
+    ) throws(Refusal) {
+        guard byteCount > 0 else { return }
+        var status: Int32
+        repeat { status = allocate(descriptor, offset, byteCount) } while status == EINTR
+        guard status == 0 else {
+            errno = status
+            throw failure("cannot be given \(byteCount) bytes", path)
+        }
+    }
+
     /// Opens a file and takes its lock, for a name that still leads to it then: it may have been removed in between.
-    private static func openLocked(_ path: String) throws(Refusal) -> Int32 {
+    ///
+    /// - Parameters:
+    ///   - path: the file.
+    ///   - makes: whether it is made when it is not there; else that is a refusal.
+    /// - Returns: the file, and whether it was made.
+    /// - Throws: ``Refusal/inUse`` when another one has it open, ``Refusal/failed(_:)`` for all else.
+    private static func openLocked(
+        _ path: String, makes: Bool
+    ) throws(Refusal) -> (descriptor: Int32, isNew: Bool) {
         for _ in 0..<16 {
-            let descriptor = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0o600)
+            var isNew = false
+            var descriptor = open(path, O_RDWR | O_CLOEXEC | O_NOFOLLOW)
+            if descriptor < 0, errno == ENOENT, makes {
+                descriptor = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0o600)
+                isNew = descriptor >= 0
+                if descriptor < 0, errno == EEXIST { continue }
+            }
             guard descriptor >= 0 else { throw failure("cannot be opened", path) }
             guard flock(descriptor, LOCK_EX | LOCK_NB) == 0 else {
                 let isTaken = errno == EWOULDBLOCK
                 let error = failure("cannot be locked", path)
-                close(descriptor)
+                Foundation.close(descriptor)
                 throw isTaken ? .inUse : error
             }
             var opened = stat()
@@ -234,32 +307,52 @@ final class FrontierFile: Sendable {
             if fstat(descriptor, &opened) == 0, lstat(path, &named) == 0, opened.st_ino == named.st_ino,
                 opened.st_dev == named.st_dev, opened.st_mode & S_IFMT == S_IFREG
             {
-                return descriptor
+                return (descriptor, isNew)
             }
-            close(descriptor)
+            Foundation.close(descriptor)
         }
         throw .failed("\(path) is replaced again and again by another program")
     }
 
-    /// Removes the files that were used longest ago, until the others take at most so many bytes; those that are in use
-    /// stay.
-    ///
-    /// - Returns: the bytes that the others take.
-    private static func makeRoom(in folder: URL, besides path: String, byteCount: Int) -> Int {
+    private struct Other {
+        var path: String
+        var byteCount: Int
+        var seconds: Int
+        var nanoseconds: Int
+    }
+
+    /// The folder's other files: the bytes of those that are in use, and those that are not, used longest ago first.
+    private static func others(in folder: URL, besides path: String) -> (lockedByteCount: Int, idle: [Other]) {
         let names = (try? FileManager.default.contentsOfDirectory(atPath: folder.path)) ?? []
-        var others: [(path: String, byteCount: Int, seconds: Int, nanoseconds: Int)] = []
+        var lockedByteCount = 0
+        var idle: [Other] = []
         for name in names where name.hasSuffix(suffix) {
             let other = folder.appending(path: name).path
             var status = stat()
             guard other != path, lstat(other, &status) == 0, status.st_mode & S_IFMT == S_IFREG else { continue }
-            others.append((other, Int(status.st_size), status.st_mtim.tv_sec, status.st_mtim.tv_nsec))
+            if let opened = try? openLocked(other, makes: false) {
+                Foundation.close(opened.descriptor)
+                idle.append(
+                    Other(
+                        path: other, byteCount: Int(status.st_size), seconds: status.st_mtim.tv_sec,
+                        nanoseconds: status.st_mtim.tv_nsec))
+            } else {
+                lockedByteCount += Int(status.st_size)
+            }
         }
-        var total = others.reduce(0) { $0 + $1.byteCount }
-        for other in others.sorted(by: { ($0.seconds, $0.nanoseconds) < ($1.seconds, $1.nanoseconds) })
-        where total > byteCount {
-            guard let descriptor = try? openLocked(other.path) else { continue }
+        idle.sort { ($0.seconds, $0.nanoseconds) < ($1.seconds, $1.nanoseconds) }
+        return (lockedByteCount, idle)
+    }
+
+    /// Removes files from the first on until those left take at most so many bytes; one that has come into use stays.
+    ///
+    /// - Returns: the bytes that are left.
+    private static func remove(_ idle: [Other], until byteCount: Int) -> Int {
+        var total = idle.reduce(0) { $0 + $1.byteCount }
+        for other in idle where total > max(byteCount, 0) {
+            guard let opened = try? openLocked(other.path, makes: false) else { continue }
             if unlink(other.path) == 0 { total -= other.byteCount }
-            close(descriptor)
+            Foundation.close(opened.descriptor)
         }
         return total
     }

@@ -29,7 +29,8 @@ final class TrainingBatches {
     private let fill: ([UInt8]) throws -> [HostTensor]
     private let fillSize: Int
     private let byteCount: Int
-    private var position = 0
+    /// Where in the order the next batch begins.
+    private(set) var position = 0
     private var trailing: [SkippedImage] = []
     /// Decoded images that wait for the frozen part to be run on a whole batch.
     private var waiting: (pixels: [UInt8], indices: [Int]) = ([], [])
@@ -65,13 +66,23 @@ final class TrainingBatches {
 
     /// The next batch with at least one image; nil behind the last.
     ///
-    /// - Throws: `ImageError` for an image that cannot be read, unless it is to be skipped; `DeviceError`.
+    /// - Throws: `ImageError` for an image that cannot be read, unless it is to be skipped; `DeviceError`;
+    ///   ``FrontierCacheFailure`` when the cache fails: ``position`` then says where another pass has to begin.
     func next() throws -> TrainingBatch? {
         guard let cache else {
             return try loader.next().map {
                 TrainingBatch(content: .pixels($0.pixels), labels: $0.labels, skipped: $0.skipped)
             }
         }
+        let start = position
+        do { return try next(from: cache) } catch {
+            // Batches passed over on the way are empty; their images are reported by whoever begins again.
+            position = start
+            throw error
+        }
+    }
+
+    private func next(from cache: FrontierCache) throws -> TrainingBatch? {
         var skipped: [SkippedImage] = []
         while position < order.count {
             let first = position

@@ -69,6 +69,30 @@ public struct ImageLimits: Sendable, Hashable {
 
 /// Reads and writes picture files.
 public enum ImageCodec {
+    /// A library that decodes, as it is loaded and not as it was when this was built.
+    package struct Library: Sendable {
+        /// What it says of itself.
+        package let version: String
+        /// Its file; nil when the loader does not say.
+        package let path: String?
+    }
+
+    /// The JPEG library and the PNG library of this process. Another release may decode other pixels.
+    package static var libraries: [Library] {
+        var text = [CChar](repeating: 0, count: 512)
+        graft_jpeg_library_version(&text, text.count)
+        let jpeg = String(decoding: text.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self)
+        return [
+            Library(version: "libjpeg \(jpeg)", path: graft_jpeg_library_path().map { String(cString: $0) }),
+            Library(
+                version: "libpng \(graft_png_library_version().map { String(cString: $0) } ?? "")",
+                path: graft_png_library_path().map { String(cString: $0) }),
+        ]
+    }
+
+    /// Whether the JPEG library is one that can leave out what lies far from a window.
+    static let decodesWindows = graft_jpeg_decodes_windows()
+
     /// Decodes a JPEG or PNG file.
     ///
     /// Grey, palette, alpha, 16-bit and CMYK become RGB as Pillow's `convert("RGB")` does: alpha and transparent

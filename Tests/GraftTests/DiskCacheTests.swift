@@ -2,6 +2,7 @@ import Foundation
 import GraftGraph
 import GraftTensor
 import GraftVision
+import Synchronization
 import Testing
 
 @testable import Graft
@@ -33,7 +34,7 @@ private struct Outcome {
 
 private func run(
     _ policy: CachePolicy, _ place: Place, device: String = "cpu", weightSeed: UInt64 = 5, resize: Int? = nil,
-    configure: (inout FitOptions) -> Void = { _ in }
+    configure: (inout FitOptions) -> Void = { _ in }, onEvent: (TrainingEvent) throws -> Void = { _ in }
 ) throws -> Outcome {
     let data = try place.data()
     let validation = try ImageDataset(folder: place.root + "/data/val")
@@ -59,6 +60,7 @@ private func run(
         case .cacheUnavailable(let reason): outcome.warnings.append(reason)
         case .prepared, .unfroze, .skipped, .epoch: break
         }
+        try onEvent(event)
     }
     outcome.state = try trainer.model().state
     outcome.losses += epochs.compactMap(\.validation?.loss)
@@ -208,9 +210,27 @@ private func edit(_ path: String, _ change: (inout Data) -> Void) throws {
         #expect(place.files.count == 4)
     }
 
+    @Test func theKeyNamesTheCodeThatComputes() throws {
+        let text = try ProgramIdentity.text()
+        #expect(try ProgramIdentity.text() == text)
+        #expect(text.hasPrefix("build "))
+        #expect(text.contains("libpng 1."))
+        #expect(text.contains("libjpeg 6b") || text.contains("libjpeg 8") || text.contains("libjpeg 9"), "\(text)")
+        // The program and both libraries, each by its content.
+        let digests = Set(text.matches(of: /[0-9a-f]{64}/).map(\.output))
+        #expect(digests.count == 3, "\(text)")
+        #expect(ImageCodec.libraries.allSatisfy { $0.path.map(FileManager.default.fileExists(atPath:)) == true })
+    }
+
     @Test func augmentationKeepsNothing() throws {
         let place = try Place()
-        #expect(try run(.disk, place) { $0.augmentation = .flip }.began.isEmpty)
+        for policy in [CachePolicy.disk, .memory] {
+            let outcome = try run(policy, place) { $0.augmentation = .flip }
+            #expect(outcome.began.isEmpty)
+            #expect(outcome.warnings.count == 1)
+            #expect(outcome.warnings.first?.contains("--cache \(policy.rawValue) is without effect") == true)
+        }
+        #expect(try run(.auto, place) { $0.augmentation = .flip }.warnings.isEmpty, "nothing was asked for")
         #expect(place.files.isEmpty)
     }
 
@@ -240,9 +260,101 @@ private func edit(_ path: String, _ change: (inout Data) -> Void) throws {
         #expect(second.warnings.first?.contains("in use by another run") == true)
         #expect(second.began.map(\.location) == [.memory])
         // Nor is it removed to make room.
-        let third = try? run(.disk, place, weightSeed: 7) { $0.cacheLimit = plain.ended[0].fileByteCount * 3 / 2 }
-        #expect(third == nil)
-        #expect(place.files.count == 1 || place.files.contains { $0 == place.files[0] })
+        let held = place.files
+        let limit = plain.ended[0].fileByteCount * 3 / 2
+        let error = #expect(throws: GraftError.self) {
+            try run(.disk, place, weightSeed: 7) { $0.cacheLimit = limit }
+        }
+        #expect(error?.description.contains("of --cache-limit \(limit) are to be had") == true, "\(error as Any)")
+        #expect(place.files == held)
+    }
+
+    @Test func nothingIsRemovedForAFileThatDoesNotFit() throws {
+        let place = try Place()
+        let byteCount = try #require(try run(.disk, place).ended.first?.fileByteCount)
+        let idle = place.files
+        _ = try run(.disk, place, weightSeed: 6)
+        let inUse = try #require(place.files.first { !idle.contains($0) })
+        let descriptor = open(inUse, O_RDWR)
+        defer { close(descriptor) }
+        try #require(flock(descriptor, LOCK_EX | LOCK_NB) == 0)
+        // The idle one could go, and still there would be too little room beside the one in use.
+        let files = place.files
+        let error = #expect(throws: GraftError.self) {
+            try run(.disk, place, weightSeed: 7) { $0.cacheLimit = byteCount * 3 / 2 }
+        }
+        #expect(error?.description.contains("\(byteCount / 2) of --cache-limit") == true, "\(error as Any)")
+        #expect(place.files == files)
+    }
+
+    @Test func anUnfreezingInMidEpochFreesTheOldRowsFirst() throws {
+        let place = try Place()
+        func unfrozen(_ policy: CachePolicy, limit: Int = 1 << 30) throws -> Outcome {
+            try run(policy, place) {
+                $0.epochs = 4
+                $0.unfreezeAtStep = [(4, "layer3")]
+                $0.cacheLimit = limit
+            }
+        }
+        let plain = try unfrozen(.off)
+        let roomy = try unfrozen(.disk)
+        expectSame(roomy, plain)
+        let sizes = roomy.ended.map(\.fileByteCount)
+        try #require(sizes.count == 2)
+        for file in place.files { try FileManager.default.removeItem(atPath: file) }
+        // Half of the first file and the second: only one of them has room at a time.
+        expectSame(try unfrozen(.disk, limit: sizes[1] + sizes[0] / 2), plain)
+        #expect(place.files.count == 1)
+    }
+
+    @Test(arguments: ["step", "epoch"])
+    func underAutoARunGoesOnWithoutRowsThatCannotBeRead(_ moment: String) throws {
+        let place = try Place()
+        let plain = try run(.off, place) { $0.epochs = 4 }
+        func damaged(_ policy: CachePolicy) throws -> Outcome {
+            try run(policy, place) {
+                $0.epochs = 4
+                $0.cacheMemoryLimit = 0
+            } onEvent: { event in
+                // Training images are read again behind the one, validation images behind the other.
+                let isNow =
+                    switch event {
+                    case .step(let record): moment == "step" && record.step == 5
+                    case .epoch(let record): moment == "epoch" && record.epoch == 1
+                    default: false
+                    }
+                if isNow { try edit(place.files[0]) { $0 = $0.prefix(4096) } }
+            }
+        }
+        let outcome = try damaged(.auto)
+        expectSame(outcome, plain)
+        #expect(outcome.warnings.count == 1)
+        #expect(outcome.warnings.first?.contains("cannot be read any more") == true, "\(outcome.warnings)")
+        #expect(outcome.began.count == 1)
+        #expect(outcome.ended.count == 1)
+        // Whoever asked for it by name is told by an error.
+        let error = #expect(throws: GraftError.self) { try damaged(.disk) }
+        #expect(error?.description.contains("cannot be read any more") == true)
+    }
+
+    @Test func aRunThatEndsLeavesTheFileToTheNext() throws {
+        let place = try Place()
+        struct Stop: Error {}
+        for attempt in 0..<20 {
+            let stopped = #expect(throws: (any Error).self) {
+                try run(.disk, place) {
+                    $0.workerCount = 8
+                } onEvent: { event in
+                    if case .step(let record) = event, record.step == attempt % 3 { throw Stop() }
+                }
+            }
+            #expect(stopped is Stop)
+            let file = try FrontierFile(
+                folder: place.cacheFolder,
+                key: URL(filePath: try #require(place.files.first)).deletingPathExtension().lastPathComponent,
+                rowByteCount: 256, imageCount: 1, limit: 1 << 30)
+            file.close()
+        }
     }
 
     @Test func aFolderThatCannotBeIsAnError() throws {
@@ -265,8 +377,107 @@ private func edit(_ path: String, _ change: (inout Data) -> Void) throws {
 
     private func row(_ number: UInt8) -> [UInt8] { (0..<100).map { UInt8(truncatingIfNeeded: $0 &* Int(number)) } }
 
-    private func open(_ folder: URL, imageCount: Int, limit: Int) throws -> FrontierFile {
-        try FrontierFile(folder: folder, key: Self.key, rowByteCount: 100, imageCount: imageCount, limit: limit)
+    private func open(
+        _ folder: URL, key: String = Self.key, imageCount: Int, limit: Int,
+        allocate: @escaping FrontierFile.Allocation = FrontierFile.systemAllocation
+    ) throws -> FrontierFile {
+        try FrontierFile(
+            folder: folder, key: key, rowByteCount: 100, imageCount: imageCount, limit: limit, allocate: allocate)
+    }
+
+    private func files(_ folder: URL) -> [String] {
+        ((try? FileManager.default.contentsOfDirectory(atPath: folder.path)) ?? []).sorted()
+    }
+
+    private func size(_ path: String) throws -> Int? {
+        try FileManager.default.attributesOfItem(atPath: path)[.size] as? Int
+    }
+
+    /// Gives half of what it is asked for, as a full disk does on file systems that write zeros to allocate.
+    private static let fullDisk: FrontierFile.Allocation = { descriptor, offset, count in
+        ftruncate(descriptor, off_t(offset + count / 2)) == 0 ? ENOSPC : errno
+    }
+
+    @Test func aFullDiskLeavesFilesAsTheyWere() throws {
+        let folder = URL(filePath: NSTemporaryDirectory() + "graft-file-\(UInt64.random(in: 0 ... .max))")
+        defer { try? FileManager.default.removeItem(at: folder) }
+        let error = #expect(throws: FrontierFile.Refusal.self) {
+            try open(folder, imageCount: 5, limit: 1 << 20, allocate: Self.fullDisk)
+        }
+        guard case .failed(let reason) = error else {
+            Issue.record("\(error as Any)")
+            return
+        }
+        #expect(reason.contains("cannot be given \(5 * 192) bytes"))
+        #expect(files(folder).isEmpty, "a file that was made for nothing")
+        let path: String
+        do {
+            let file = try open(folder, imageCount: 2, limit: 1 << 20)
+            path = file.path
+            for number in 1...2 as ClosedRange<UInt8> {
+                try row(number).withUnsafeBytes { try file.write(digest(number), row: $0) }
+            }
+        }
+        let before = try Data(contentsOf: URL(filePath: path))
+        #expect(throws: FrontierFile.Refusal.self) {
+            try open(folder, imageCount: 50, limit: 1 << 20, allocate: Self.fullDisk)
+        }
+        #expect(try Data(contentsOf: URL(filePath: path)) == before)
+        let file = try open(folder, imageCount: 2, limit: 1 << 20)
+        #expect(try file.contains(digest(1)) && file.contains(digest(2)))
+    }
+
+    @Test func anInterruptedAllocationIsTriedAgain() throws {
+        let folder = URL(filePath: NSTemporaryDirectory() + "graft-file-\(UInt64.random(in: 0 ... .max))")
+        defer { try? FileManager.default.removeItem(at: folder) }
+        let attempts = Mutex(0)
+        let file = try open(folder, imageCount: 3, limit: 1 << 20) { descriptor, offset, count in
+            attempts.withLock { $0 += 1 }
+            return attempts.withLock { $0 } < 3
+                ? EINTR : FrontierFile.systemAllocation(descriptor, offset, count)
+        }
+        #expect(attempts.withLock { $0 } == 3)
+        #expect(try size(file.path) == 4096 + 3 * 192)
+    }
+
+    @Test func aFileLargerThanTheLimitIsCutAndOthersMakeRoom() throws {
+        let folder = URL(filePath: NSTemporaryDirectory() + "graft-file-\(UInt64.random(in: 0 ... .max))")
+        defer { try? FileManager.default.removeItem(at: folder) }
+        let other = String(repeating: "cd", count: 32)
+        for key in [Self.key, other] { _ = try open(folder, key: key, imageCount: 40, limit: 1 << 20) }
+        let file = try open(folder, imageCount: 3, limit: 4096 + 10 * 192)
+        #expect(file.byteCount == 4096 + 10 * 192)
+        #expect(files(folder).count == 1)
+    }
+
+    @Test func aRefusalLeavesNoFile() throws {
+        let folder = URL(filePath: NSTemporaryDirectory() + "graft-file-\(UInt64.random(in: 0 ... .max))")
+        defer { try? FileManager.default.removeItem(at: folder) }
+        let held = try open(folder, key: String(repeating: "cd", count: 32), imageCount: 10, limit: 1 << 20)
+        let before = files(folder)
+        #expect(throws: FrontierFile.Refusal.tooLarge(needed: 4096 + 20 * 192, allowed: 1000 + 19 * 192)) {
+            try open(folder, imageCount: 20, limit: held.byteCount + 1000 + 19 * 192)
+        }
+        // Nor does a limit that the files in use alone exceed become a negative number.
+        #expect(throws: FrontierFile.Refusal.tooLarge(needed: 4096 + 192, allowed: 0)) {
+            try open(folder, imageCount: 1, limit: held.byteCount - 100)
+        }
+        #expect(files(folder) == before)
+    }
+
+    @Test func aClosedFileIsFreeThoughSomethingHoldsIt() throws {
+        let folder = URL(filePath: NSTemporaryDirectory() + "graft-file-\(UInt64.random(in: 0 ... .max))")
+        defer { try? FileManager.default.removeItem(at: folder) }
+        let first = try open(folder, imageCount: 2, limit: 1 << 20)
+        try row(1).withUnsafeBytes { try first.write(digest(1), row: $0) }
+        first.close()
+        let second = try open(folder, imageCount: 2, limit: 1 << 20)
+        #expect(try second.contains(digest(1)))
+        // What is closed is not used any more: the file is another's now.
+        #expect(try !first.contains(digest(1)))
+        #expect(throws: GraftError.self) { try row(2).withUnsafeBytes { try first.write(digest(2), row: $0) } }
+        first.close()
+        #expect(throws: FrontierFile.Refusal.inUse) { try open(folder, imageCount: 2, limit: 1 << 20) }
     }
 
     @Test func rowsOfEarlierRunsGiveWayAtTheLimit() throws {

@@ -1,4 +1,5 @@
 import Foundation
+import GraftTensor
 import Testing
 
 @testable import GraftVision
@@ -30,6 +31,19 @@ import Testing
         return paths.sorted()
     }
 
+    /// Numbers in a fixed order, so that a failure comes back.
+    private struct CounterNumbers: RandomNumberGenerator {
+        let random: CounterRandom
+        var counter = 0
+
+        init(_ random: CounterRandom) { self.random = random }
+
+        mutating func next() -> UInt64 {
+            counter += 1
+            return random.bits(counter)
+        }
+    }
+
     private static func windows(_ width: Int, _ height: Int) -> [(columns: Range<Int>, rows: Range<Int>)] {
         [
             (width / 5..<width * 4 / 5, height / 5..<height * 4 / 5),
@@ -58,6 +72,29 @@ import Testing
         }
     }
 
+    @Test(.enabled(if: ImageCodec.decodesWindows, "needs libjpeg-turbo 2.1 or later"))
+    func whatIsFarFromTheWindowIsNotDecoded() throws {
+        let bytes = try TestData.bytes(TestData.golden + "/files/jpeg_420.jpg")
+        let (width, height) = (37, 29)
+        let workspace = ImageWorkspace()
+        let mark: UInt8 = 0xA5
+        workspace.decoded.reserve(width * height * 3).update(repeating: mark, count: width * height * 3)
+        let pixels = try bytes.withUnsafeBufferPointer { buffer in
+            let view = try workspace.decode(buffer, exif: .ignore, limits: ImageLimits()) { _, _ in
+                DecodingRequest(window: (0..<4, 0..<4))
+            }.view
+            return [UInt8](UnsafeBufferPointer(start: view.base, count: view.height * view.stride))
+        }
+        try #require(pixels.count == width * height * 3)
+        func isMarked(_ x: Int, _ y: Int) -> Bool {
+            pixels[(y * width + x) * 3..<(y * width + x + 1) * 3].allSatisfy { $0 == mark }
+        }
+        // The window's block and one more are 32 pixels at most; below, the last row alone is read, to see the file's end.
+        #expect((0..<20).allSatisfy { y in (32..<width).allSatisfy { x in isMarked(x, y) } })
+        #expect((20..<height - 1).allSatisfy { y in (0..<width).allSatisfy { x in isMarked(x, y) } })
+        #expect(!(0..<4).contains { y in (0..<4).contains { x in isMarked(x, y) } })
+    }
+
     @Test func aFileThatEndsEarlyIsOneWhateverIsNeeded() throws {
         let golden = TestData.golden + "/files/"
         for name in try FileManager.default.contentsOfDirectory(atPath: golden).sorted() where name.hasSuffix(".jpg") {
@@ -82,12 +119,14 @@ import Testing
     /// Damage in the middle must neither trap nor read outside, whatever part is asked for.
     @Test func damagedFilesAreSafe() throws {
         let golden = TestData.golden + "/files/"
-        var random = SystemRandomNumberGenerator()
+        var random = CounterNumbers(CounterRandom(seed: 0xDA3A6E))
         for name in try FileManager.default.contentsOfDirectory(atPath: golden).sorted() where name.hasSuffix(".jpg") {
             let bytes = try TestData.bytes(golden + name)
             for _ in 0..<40 {
                 var damaged = bytes
-                for _ in 0..<4 { damaged[Int.random(in: 2..<bytes.count, using: &random)] = .random(in: 0...255) }
+                for _ in 0..<4 {
+                    damaged[Int.random(in: 2..<bytes.count, using: &random)] = .random(in: 0...255, using: &random)
+                }
                 for eighths in [1, 2, 4, 8] {
                     _ = try? Self.decode(
                         damaged, DecodingRequest(eighths: eighths, window: (20..<40, 18..<30)), exif: .apply)

@@ -68,6 +68,21 @@ typedef struct graft_image_window {
 void graft_image_read(graft_image_decoder *decoder, graft_image_window window, uint8_t *pixels,
                       graft_image_result *result);
 
+/// Whether the JPEG library is one whose rows and columns outside a window can be left out.
+bool graft_jpeg_decodes_windows(void);
+
+/// What the JPEG library that is loaded says of itself: version and copyright years. Empty when it says nothing.
+void graft_jpeg_library_version(char *text, size_t capacity);
+
+/// What the PNG library that is loaded says of itself.
+const char *graft_png_library_version(void);
+
+/// The file of the JPEG library that is loaded, as the loader names it; NULL when it is not known.
+const char *graft_jpeg_library_path(void);
+
+/// The file of the PNG library that is loaded.
+const char *graft_png_library_path(void);
+
 /// Frees a decoder; NULL is allowed.
 void graft_image_close(graft_image_decoder *decoder);
 

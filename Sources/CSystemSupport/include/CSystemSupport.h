@@ -91,3 +91,7 @@ static inline void graft_spin_hint(void) {
     __asm__ volatile("yield");
 #endif
 }
+
+/// The file of the program or library that an address of this process belongs to, as the loader names it; NULL when it
+/// is not known. The text stays until that library is unloaded.
+const char *graft_image_path(const void *address);

@@ -92,7 +92,8 @@ enum TrainCommand {
         "cache", .choice("auto", "memory", "disk", "off"), default: "auto",
         help:
             "Keep the frozen part's outputs: in memory for the later epochs, on disk for later runs too (an error when "
-            + "they do not fit), or never; auto takes memory when they fit, else disk. Needs --augment none or --cached-views."
+            + "they do not fit), or never; auto takes memory when they fit, else disk. With --augment other than none, "
+            + "memory and auto need --cached-views, and disk keeps nothing."
     )
     static let cachedViews = Argument.optional(
         "cached-views", .wholeNumber("K", atLeast: 1), shownAs: "a new view every epoch", example: "4",
@@ -250,16 +251,6 @@ enum TrainCommand {
             Console.warning(
                 "--batch-size \(values[Shared.batchSize]) is more than the \(training.count) images to train on: an "
                     + "epoch is one step over all of them")
-        }
-
-        if ["memory", "disk"].contains(values[cache]) {
-            if values[mixup] > 0 || values[cutMix] > 0 {
-                Console.warning("--cache \(values[cache]) is without effect: mixed images are new in every batch")
-            } else if values[augment] != .none, values[cachedViews] == nil {
-                Console.warning(
-                    "--cache \(values[cache]) is without effect: with --augment \(values[augment]) every epoch sees other "
-                        + "pixels; --cached-views K keeps K of them")
-            }
         }
 
         let folder = try RunFolder(values[out], keptCount: values[keepBest])
