@@ -222,7 +222,8 @@ extension Trainer {
         if [.memory, .disk].contains(options.cache), mixing.isOn {
             try onEvent(
                 .cacheUnavailable(
-                    reason: "--cache \(options.cache.rawValue) is without effect: mixed images (--mixup, --cutmix) are new in "
+                    reason:
+                        "--cache \(options.cache.rawValue) is without effect: mixed images (--mixup, --cutmix) are new in "
                         + "every batch"))
         } else if [.memory, .disk].contains(options.cache), options.augmentation != .none, options.cachedViews == nil {
             try onEvent(

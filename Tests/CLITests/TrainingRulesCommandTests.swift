@@ -1,5 +1,6 @@
 import Foundation
 import GraftCheckpoint
+import GraftTensor
 import Testing
 
 /// Parameter groups, clipping, accumulation and the average of the weights, from the command line.

@@ -62,7 +62,7 @@ enum RulePictures {
     private struct Rule: Sendable {
         var name: String
         var optimizer = Optimizer.sgd(learningRate: 0.02)
-        var loss = Loss.crossEntropy
+        var loss: Loss = .crossEntropy
         var groups = ParameterGroups()
         var clipNorm: Double?
         var averageDecay: Double?
