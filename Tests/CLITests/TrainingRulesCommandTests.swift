@@ -101,7 +101,7 @@ import Testing
         let recipe = try Self.train(data.path, run.path + "/a", ["--recipe", "fine-tune"])
         #expect(recipe.status == 0, "\(recipe.errors)")
         let options = "--freeze backbone --unfreeze-at 1:all --layer-decay 0.75 --schedule one-cycle"
-        #expect(recipe.errors.contains("--recipe fine-tune stands for \(options)\n"), "\(recipe.errors)")
+        #expect(recipe.errors.contains("--recipe fine-tune stands for \(options)"), "\(recipe.errors)")
         #expect(
             try Graft.run(["help", "train"]).output.split(whereSeparator: \.isWhitespace).joined(separator: " ")
                 .contains(options))
