@@ -220,7 +220,9 @@ final class Engine {
         }
         for (key, tensors) in saved {
             guard let kind = plan.persistent[key]?.kind, let slots = plan.states[key] else { continue }
-            for (tensor, slot) in zip(tensors, slots) { try memory.write(tensor, kind: kind, to: slot) }
+            for (tensor, slot) in zip(tensors, slots) {
+                try memory.write(tensor.reshaped(kind.hostShape), kind: kind, to: slot)
+            }
         }
     }
 

@@ -58,6 +58,9 @@ public struct FitOptions: Sendable {
     public var earlyStopPatience: Int?
     /// Steps over which the learning rate rises to its start value.
     public var warmupSteps = 0
+    /// Seconds between two ``TrainingEvent/state(_:)``, of which there also is one at the end and one on an interruption;
+    /// nil for none. 0 gives one behind every step.
+    public var stateIntervalSeconds: Double?
     /// Asked before every step; a true answer ends the run with ``GraftError/interrupted``.
     public var isCancelled: @Sendable () -> Bool = { false }
 
@@ -133,6 +136,8 @@ public enum TrainingEvent: Sendable {
     case epoch(EpochRecord)
     /// The run ends before its time: the validation loss has not fallen since an epoch, counted from 0.
     case stoppedEarly(bestEpoch: Int)
+    /// What the run can go on from if it ends here; see ``FitOptions/stateIntervalSeconds``.
+    case state(TrainingState)
 }
 
 extension Trainer {
@@ -142,15 +147,33 @@ extension Trainer {
     ///   - data: the training images.
     ///   - validation: images to evaluate on behind every epoch.
     ///   - options: epochs, batches, schedule, unfreezing.
+    ///   - state: where an earlier run was, to go on from there with the same bytes as if it had never stopped. The
+    ///     trainer takes over its weights, its optimizer's state and what trains; it is made as the earlier one was.
     ///   - onEvent: called on this thread; an error it throws ends the run.
-    /// - Returns: the epochs.
+    /// - Returns: the epochs, without those that were finished in the state.
     /// - Throws: ``GraftError/diverged(epoch:step:)`` when the loss is not finite, ``GraftError/interrupted``, errors of
-    ///   images and devices. The model then holds the last finished step.
+    ///   images and devices; the model then holds the last finished step. With a state,
+    ///   ``GraftError/cannotResume(_:differences:)`` when the images or the options are not those of the earlier run, but
+    ///   for more epochs or steps, where the schedule does not depend on their number.
     @discardableResult
     public func fit(
         _ data: ImageDataset, validation: ImageDataset? = nil, options: FitOptions = FitOptions(),
-        onEvent: (TrainingEvent) throws -> Void = { _ in }
+        resuming state: TrainingState? = nil, onEvent: (TrainingEvent) throws -> Void = { _ in }
     ) throws -> [EpochRecord] {
+        let settings = RunSettings.list(self, options)
+        let keepsState = options.stateIntervalSeconds != nil
+        let fingerprint =
+            keepsState || state != nil
+            ? DataFingerprint(data, validation, workerCount: options.workerCount) : nil
+        defer { fingerprint?.cancel() }
+        if let state {
+            try checkSettings(state.settings, settings, options)
+            if let difference = try fingerprint?.get().difference(from: state, data, validation) {
+                throw GraftError.cannotResume(
+                    "the images are not those that the run began with: \(difference)", differences: [])
+            }
+            try restore(state.trainer)
+        }
         try check(data, validation, options)
         let batchSize = min(options.batchSize, data.count)
         let used = options.dropsLast ? data.count / batchSize * batchSize : data.count
@@ -233,15 +256,57 @@ extension Trainer {
                         + (options.cache == .disk ? ", with --cache auto or memory" : "")))
         }
         var announced = false
-        var plateau = Plateau()
-        var waiting = Patience()
-        var bestEpoch = 0
-        var step = 0
+        var plateau = state?.patience.plateau ?? Plateau()
+        var waiting = state?.patience.waiting ?? Patience()
+        var bestEpoch = state?.patience.bestEpoch ?? 0
+        var step = state?.stepCount ?? 0
         var records: [EpochRecord] = []
-        for epoch in 0..<options.epochs {
+        var sums = TrainingState.EpochSums()
+        /// Images of the epoch's order that are behind the run.
+        var done = 0
+        let clock = ContinuousClock()
+        var lastSaved: (time: ContinuousClock.Instant, step: Int, epoch: Int)?
+        /// Hands out where the run is: `isEpochFinished` behind the last event of an epoch.
+        func reportState(
+            epoch: Int, since start: Date, isEpochFinished: Bool = false, isFinished: Bool = false
+        ) throws {
+            guard keepsState, step > 0, let hashes = try fingerprint?.get() else { return }
+            if let lastSaved, (lastSaved.step, lastSaved.epoch) == (step, epoch), !isFinished { return }
+            var state = TrainingState()
+            state.stepCount = step
+            state.epoch = epoch
+            state.position = done
+            state.isEpochFinished = isEpochFinished
+            state.isFinished = isFinished
+            state.settings = settings
+            state.sums = sums
+            state.sums.seconds += Date().timeIntervalSince(start)
+            state.trainer = try snapshot()
+            state.patience = TrainingState.PatienceState(
+                plateau: plateau, waiting: waiting, bestEpoch: bestEpoch)
+            state.trainingHashes = hashes.training
+            state.validationHashes = hashes.validation
+            state.program = try ProgramIdentity.text()
+            state.modelMetadata = try ModelMetadata(configuration, digest: "").entries
+            try onEvent(.state(state))
+            lastSaved = (clock.now, step, epoch)
+        }
+        let runStart = clock.now
+        /// Whether it is time to hand it out.
+        var isStateDue: Bool {
+            guard let interval = options.stateIntervalSeconds, fingerprint?.isReady == true else { return false }
+            let last = lastSaved?.time ?? runStart
+            return last.duration(to: clock.now) >= .seconds(min(max(interval, 0), 1e9))
+        }
+        let firstEpoch = state.map { $0.isEpochFinished ? $0.epoch + 1 : $0.epoch } ?? 0
+        for epoch in min(firstEpoch, options.epochs)..<options.epochs {
             if step >= totalSteps { break }
             let start = Date()
-            for entry in options.unfreezeAtEpoch where entry.epoch == epoch {
+            let begun = state.flatMap { epoch == $0.epoch && !$0.isEpochFinished ? $0 : nil }
+            sums = begun?.sums ?? TrainingState.EpochSums()
+            done = begun?.position ?? 0
+            // What was unfrozen before the state is trainable in it.
+            for entry in options.unfreezeAtEpoch where entry.epoch == epoch && begun == nil {
                 waiting.restart()
                 try onEvent(
                     .unfroze(selector: entry.selector, names: try unfreeze(entry.selector), epoch: epoch, step: step))
@@ -251,10 +316,10 @@ extension Trainer {
                 options.shuffles
                 ? options.sampler.order(labels: labels, seed: seed, epoch: epoch) : Array(0..<data.count)
             let order = Array(permutation.prefix(used))
+            var remaining = order.dropFirst(done)
             /// Not there while another one is to come: it holds on to the rows it reads.
-            var source: TrainingBatches? = batches(epoch, order)
+            var source: TrainingBatches? = batches(epoch, Array(remaining))
             defer { source?.cancel() }
-            var remaining = order[...]
             /// The next batch, from the images themselves when the cache fails.
             func nextBatch() throws -> TrainingBatch? {
                 do { return try source?.next() } catch let failure as FrontierCacheFailure {
@@ -270,12 +335,17 @@ extension Trainer {
                 remaining = remaining.dropFirst(position)
                 source = batches(epoch, Array(remaining))
             }
-            var lossSum = 0.0
-            var correct = 0.0
-            var seen = 0
             var last = Date()
-            while step < totalSteps, var batch = try nextBatch() {
-                guard !options.isCancelled() else { throw GraftError.interrupted }
+            var isExhausted = false
+            while step < totalSteps {
+                guard var batch = try nextBatch() else {
+                    isExhausted = true
+                    break
+                }
+                guard !options.isCancelled() else {
+                    try reportState(epoch: epoch, since: start)
+                    throw GraftError.interrupted
+                }
                 for entry in options.unfreezeAtStep where entry.step == step {
                     waiting.restart()
                     try onEvent(
@@ -285,8 +355,12 @@ extension Trainer {
                 if case .frontier = batch.content, try currentFrontier() != cache?.frontier {
                     // This batch and those behind it begin at another frontier, or at the pixels.
                     try beginAgain(at: batch.position) { try refreshCache(epoch: epoch) }
-                    guard let again = try nextBatch() else { break }
+                    guard let again = try nextBatch() else {
+                        isExhausted = true
+                        break
+                    }
                     batch.content = again.content
+                    batch.end = again.end
                 }
                 let rate =
                     optimizer.learningRate * plateau.factor
@@ -305,7 +379,7 @@ extension Trainer {
                         dropoutKey: CounterRandom(seed: seed, UInt64(epoch), UInt64(step), 0xD209).key)
                     imageCount = batch.labels.count
                 } else {
-                    (metrics, imageCount) = try stepAccumulating(
+                    (metrics, imageCount, batch.end) = try stepAccumulating(
                         first: batch, mixing: mixing, rate: rate, momentum: momentum, epoch: epoch, step: step,
                         onEvent: onEvent
                     ) { taken in taken < window ? try nextBatch() : nil }
@@ -322,14 +396,17 @@ extension Trainer {
                 last = now
                 try onEvent(.step(record))
                 guard metrics.loss.isFinite else { throw GraftError.diverged(epoch: epoch, step: step) }
-                lossSum += metrics.loss * Double(imageCount)
-                correct += metrics.accuracy * Double(imageCount)
-                seen += imageCount
+                sums.loss += metrics.loss * Double(imageCount)
+                sums.correct += metrics.accuracy * Double(imageCount)
+                sums.count += imageCount
                 step += 1
+                done = order.count - remaining.count + batch.end
+                if isStateDue { try reportState(epoch: epoch, since: start) }
             }
             for image in source?.skippedBehindLastBatch ?? [] { try onEvent(.skipped(image)) }
-            guard seen > 0 else {
-                throw GraftError.noInput("no image of epoch \(epoch) could be read: all \(data.count) were passed over")
+            guard sums.count > 0 else {
+                throw GraftError.noInput(
+                    "no image of epoch \(epoch) could be read: all \(data.count) were passed over")
             }
             func scores(reportsSkipped: Bool) throws -> Evaluation? {
                 try validation.map {
@@ -340,13 +417,20 @@ extension Trainer {
                     ) { image in if reportsSkipped { try onEvent(.skipped(image)) } }
                 }
             }
-            /// Once more without the cache, when that fails.
+            /// Once more without the cache, when that fails; an interruption leaves a state.
             func evenWithoutCache(_ body: () throws -> Evaluation?) throws -> Evaluation? {
-                do { return try body() } catch let failure as FrontierCacheFailure {
-                    try giveUpCache(failure, epoch: epoch)
-                    return try body()
+                do {
+                    do { return try body() } catch let failure as FrontierCacheFailure {
+                        try giveUpCache(failure, epoch: epoch)
+                        return try body()
+                    }
+                } catch GraftError.interrupted {
+                    try reportState(epoch: epoch, since: start)
+                    throw GraftError.interrupted
                 }
             }
+            // Weights of this epoch are about to be kept, perhaps: there is a state that goes with them from now on.
+            if lastSaved == nil { try reportState(epoch: epoch, since: start) }
             let evaluation = try evenWithoutCache { try scores(reportsSkipped: true) }
             let averaged =
                 averageDecay == nil
@@ -354,18 +438,25 @@ extension Trainer {
             // The last update of an epoch shows in no training loss any more.
             if let evaluation, !evaluation.loss.isFinite { throw GraftError.diverged(epoch: epoch, step: step - 1) }
             let record = EpochRecord(
-                epoch: epoch, trainLoss: lossSum / Double(seen), trainAccuracy: correct / Double(seen),
-                validation: evaluation, averagedValidation: averaged, seconds: Date().timeIntervalSince(start))
+                epoch: epoch, trainLoss: sums.loss / Double(sums.count),
+                trainAccuracy: sums.correct / Double(sums.count), validation: evaluation,
+                averagedValidation: averaged, seconds: sums.seconds + Date().timeIntervalSince(start))
             records.append(record)
             if let evaluation { plateau.take(evaluation.loss, schedule: options.schedule) }
             try onEvent(.epoch(record))
+            var stopsEarly = false
             if let patience = options.earlyStopPatience, let loss = (averaged ?? evaluation)?.loss {
                 if waiting.improves(loss) { bestEpoch = epoch }
-                if waiting.badEpochs >= patience, epoch + 1 < options.epochs, step < totalSteps {
-                    try onEvent(.stoppedEarly(bestEpoch: bestEpoch))
-                    break
-                }
+                stopsEarly = waiting.badEpochs >= patience && epoch + 1 < options.epochs && step < totalSteps
             }
+            if stopsEarly { try onEvent(.stoppedEarly(bestEpoch: bestEpoch)) }
+            if stopsEarly || step >= totalSteps || epoch == options.epochs - 1 {
+                // An epoch that the limit of steps cut short is not finished for a run that goes on.
+                try reportState(
+                    epoch: epoch, since: start, isEpochFinished: isExhausted || done >= order.count,
+                    isFinished: true)
+            }
+            if stopsEarly { break }
         }
         try dropCache()
         try prepare(trainingBatches: [], evaluationBatches: [])
@@ -389,8 +480,9 @@ extension Trainer {
         first: TrainingBatch, mixing: Mixing, rate: Double, momentum: Double?, epoch: Int, step: Int,
         onEvent: (TrainingEvent) throws -> Void,
         more: (Int) throws -> TrainingBatch?
-    ) throws -> (metrics: StepMetrics, imageCount: Int) {
+    ) throws -> (metrics: StepMetrics, imageCount: Int, end: Int) {
         var loss = 0.0
+        var end = first.end
         var correct = 0.0
         var count = 0
         var taken = 0
@@ -408,11 +500,12 @@ extension Trainer {
             correct += metrics.accuracy * Double(batch.labels.count)
             count += batch.labels.count
             taken += 1
+            end = batch.end
             next = try more(taken)
         }
         let norm = try updateFromAccumulated(learningRate: rate, momentum: momentum)
         return (
-            StepMetrics(loss: loss / Double(count), accuracy: correct / Double(count), gradientNorm: norm), count
+            StepMetrics(loss: loss / Double(count), accuracy: correct / Double(count), gradientNorm: norm), count, end
         )
     }
 
@@ -512,6 +605,15 @@ extension Trainer {
             batchSizes: Self.sizes(
                 count: options.dropsLast ? data.count / options.batchSize * options.batchSize : data.count,
                 batchSize: min(options.batchSize, data.count)), accumulates: options.accumulatedBatches > 1)
+    }
+
+    /// Refuses options that would make another run of one that is to go on.
+    private func checkSettings(_ was: [RunSetting], _ now: [RunSetting], _ options: FitOptions) throws {
+        let differences = RunSettings.differences(from: was, to: now, schedule: options.schedule)
+        guard differences.isEmpty else {
+            throw GraftError.cannotResume(
+                "the options are not those that the run began with", differences: differences)
+        }
     }
 
     /// Refuses an unfreezing that the run would never reach: it would be silently without effect.

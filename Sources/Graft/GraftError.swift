@@ -24,6 +24,8 @@ public enum GraftError: Error, Hashable, Sendable, CustomStringConvertible {
     case diverged(epoch: Int, step: Int)
     /// The run was interrupted after saving.
     case interrupted
+    /// A run cannot go on from a state: why, and the options that are not as they were.
+    case cannotResume(String, differences: [RunDifference])
 
     /// What, where, found against expected, next step.
     public var description: String {
@@ -40,6 +42,15 @@ public enum GraftError: Error, Hashable, Sendable, CustomStringConvertible {
         case .diverged(let epoch, let step):
             "the loss is not a finite number at epoch \(epoch), step \(step); try a lower --learning-rate"
         case .interrupted: "interrupted"
+        case .cannotResume(let reason, let differences):
+            "the run cannot be resumed: \(reason)"
+                + differences.map {
+                    "\n  \($0.name): was \($0.was ?? "not there"), now \($0.now ?? "not there")"
+                }.joined()
+                + (differences.isEmpty
+                    ? "; give back what it began with, or start a new run from its weights"
+                    : "\nleave them out, or start a new run from the weights of this one; a run can only become longer, and "
+                        + "only with a schedule that does not depend on its length")
         }
     }
 
@@ -77,6 +88,7 @@ public func failureKind(of error: any Error) -> FailureKind {
         case .outputFailed: .cannotWrite
         case .diverged: .runtime
         case .interrupted: .interrupted
+        case .cannotResume(_, let differences): differences.isEmpty ? .badData : .usage
         }
     case let error as GraphError:
         switch error {

@@ -142,6 +142,9 @@ public struct Model: Sendable {
         return added
     }
 
+    /// Makes exactly these parameters trainable.
+    mutating func setTrainable(_ names: Set<String>) { trainable = names }
+
     /// The parameters that a selector names.
     public func names(_ selector: String) throws(GraftError) -> [String] {
         try ParameterSelection(selector).names(among: parameterNames, head: architecture.headName)

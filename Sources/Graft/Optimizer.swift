@@ -90,6 +90,15 @@ public enum LearningRateSchedule: Sendable, Hashable {
     /// Half a cosine from 1 to 0.
     public static let cosine = LearningRateSchedule.cosine(floor: 0)
 
+    /// Whether the factor of a step depends on how long the whole run is, so that a longer run is another one from its
+    /// start.
+    var dependsOnLength: Bool {
+        switch self {
+        case .constant, .step, .plateau: false
+        case .cosine, .oneCycle: true
+        }
+    }
+
     /// The factor at a step.
     ///
     /// - Parameters:

@@ -2,7 +2,7 @@
 /// on later goes on the same.
 struct Patience: Sendable, Hashable, Codable {
     /// The least loss so far.
-    private(set) var best = Double.infinity
+    private(set) var best: Double?
     /// Epochs since then.
     private(set) var badEpochs = 0
 
@@ -13,7 +13,7 @@ struct Patience: Sendable, Hashable, Codable {
     ///   - threshold: the share of the best by which it must fall to count.
     /// - Returns: whether it fell.
     mutating func improves(_ loss: Double, threshold: Double = 0) -> Bool {
-        guard loss < best * (1 - threshold) || (best == .infinity && loss < .infinity) else {
+        if let best, !(loss < best * (1 - threshold)) {
             badEpochs += 1
             return false
         }

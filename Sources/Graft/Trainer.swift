@@ -66,11 +66,15 @@ public final class Trainer {
     /// Why this device was chosen, and a warning if another had to be passed over.
     public var deviceNotes: (reason: String, warning: String?) { (opened.reason, opened.warning) }
 
+    /// Whether convolutions are summed directly.
+    var isExact: Bool { opened.isExact }
+
     /// Parameters that became trainable together and belong to one group, with the number of steps they have taken.
-    private struct Cohort {
+    struct Cohort: Sendable {
         var names: [String]
         var steps: Int
-        var setting: ParameterGroups.Setting
+        /// In a file it is left out: the groups' options say it.
+        var setting = ParameterGroups.Setting(learningRate: nil, scale: 1, isDecayed: true)
     }
 
     private let opened: Device.Opened
@@ -221,6 +225,100 @@ public final class Trainer {
 
     /// The network being trained, without waiting for the device: its weights may be older than the device's.
     var configuration: Model { hostModel }
+
+    // MARK: State
+
+    /// What a trainer holds between two steps.
+    struct Snapshot: Sendable {
+        /// Every tensor of the network.
+        var weights = StateDictionary()
+        var cohorts: [Cohort] = []
+        /// By parameter name, in the order of the optimizer's slabs; only of parameters that have taken a step.
+        var optimizerState: [String: [HostTensor]] = [:]
+        var stepCount = 0
+        /// Tensors and texts of whatever else is kept between steps, by name: a new feature adds its own in
+        /// ``Trainer/snapshot()`` and takes them back in ``Trainer/restore(_:)``.
+        var extraTensors = StateDictionary()
+        var extraTexts: [String: String] = [:]
+    }
+
+    /// What the trainer holds now.
+    func snapshot() throws -> Snapshot {
+        try synchronizeHost()
+        var snapshot = Snapshot(weights: hostModel.state, cohorts: cohorts, stepCount: stepCount)
+        let stepped = Set(cohorts.filter { $0.steps > 0 }.flatMap(\.names))
+        let count = optimizer.rule.stateCount
+        let states = try engine?.optimizerState(count: count + (averageDecay == nil ? 0 : 1)) ?? savedOptimizerState
+        for (name, tensors) in states.sorted(by: { $0.key < $1.key }) {
+            // In PyTorch's shapes, as the weights are.
+            let shaped = tensors.map { $0.reshaped(hostModel.state[name]?.shape ?? $0.shape) }
+            if stepped.contains(name) { snapshot.optimizerState[name] = Array(shaped.prefix(count)) }
+            if averageDecay != nil, shaped.count > count {
+                snapshot.extraTensors[Self.averagePrefix + name] = shaped[count]
+            }
+        }
+        return snapshot
+    }
+
+    /// Before the names of averages among a snapshot's further tensors.
+    private static let averagePrefix = "average/"
+
+    /// Takes over what another trainer of the same network and optimizer held.
+    ///
+    /// - Throws: ``GraftError/weightsMismatch(_:)`` when it was of another network; nothing is taken over then.
+    func restore(_ snapshot: Snapshot) throws {
+        let source = "the training state"
+        let parameters = Set(hostModel.parameterNames)
+        let names = snapshot.cohorts.flatMap(\.names)
+        for name in hostModel.state.names where snapshot.weights[name] == nil {
+            throw GraftError.weightsMismatch("\(source) has no tensor \(name)")
+        }
+        guard !names.isEmpty, Set(names).count == names.count else {
+            throw GraftError.weightsMismatch(
+                "\(source) has no trainable parameters, or one of them twice")
+        }
+        for name in names + snapshot.optimizerState.keys.sorted() where !parameters.contains(name) {
+            throw GraftError.weightsMismatch(
+                "\(source) trains \(name), which \(hostModel.architecture.name) has not")
+        }
+        for (name, tensors) in snapshot.optimizerState {
+            for tensor in tensors
+            where tensor.floats == nil || tensor.shape != hostModel.state[name]?.shape {
+                throw GraftError.weightsMismatch(
+                    "the optimizer's state of \(name) in \(source) has shape \(tensor.shape), expected float32 "
+                        + "\(hostModel.state[name]?.shape.description ?? "")")
+            }
+            guard tensors.count == optimizer.rule.stateCount else {
+                throw GraftError.weightsMismatch(
+                    "\(source) has \(tensors.count) tensors of the optimizer's state for \(name), expected "
+                        + "\(optimizer.rule.stateCount)")
+            }
+        }
+        var restored = snapshot.optimizerState
+        for (key, tensor) in snapshot.extraTensors where averageDecay != nil && key.hasPrefix(Self.averagePrefix) {
+            let name = String(key.dropFirst(Self.averagePrefix.count))
+            guard tensor.floats != nil, tensor.shape == hostModel.state[name]?.shape else {
+                throw GraftError.weightsMismatch(
+                    "the average of \(name) in \(source) has shape \(tensor.shape), expected float32 "
+                        + "\(hostModel.state[name]?.shape.description ?? "and a tensor of that name in the network")")
+            }
+            // Running statistics, and parameters that have not stepped, have an average alone.
+            let zeros = [HostTensor](
+                repeating: HostTensor(tensor.shape, repeating: 0), count: optimizer.rule.stateCount)
+            restored[name] = restored[name, default: zeros] + [tensor]
+        }
+        try hostModel.replaceState(snapshot.weights, source: source)
+        hostModel.setTrainable(Set(names))
+        cohorts = snapshot.cohorts.map { cohort in
+            var cohort = cohort
+            if let setting = cohort.names.first.flatMap({ settings[$0] }) { cohort.setting = setting }
+            return cohort
+        }
+        savedOptimizerState = restored
+        stepCount = snapshot.stepCount
+        hostIsCurrent = true
+        engine = nil
+    }
 
     // MARK: Unfreezing
 

@@ -12,6 +12,8 @@ struct TrainingBatch {
 
     /// Where the batch begins in the pass's order, if it comes from a cache.
     var position = 0
+    /// Where in the pass's order the next batch begins.
+    var end: Int
     var content: Content
     var labels: [Int32]
     /// Images left out of this batch, and of empty ones before it.
@@ -71,7 +73,10 @@ final class TrainingBatches {
     func next() throws -> TrainingBatch? {
         guard let cache else {
             return try loader.next().map {
-                TrainingBatch(content: .pixels($0.pixels), labels: $0.labels, skipped: $0.skipped)
+                TrainingBatch(
+                    end: min(($0.index + 1) * batchSize, order.count), content: .pixels($0.pixels),
+                    labels: $0.labels,
+                    skipped: $0.skipped)
             }
         }
         let start = position
@@ -105,8 +110,9 @@ final class TrainingBatches {
             let present = indices.filter(cache.contains)
             if !present.isEmpty {
                 return TrainingBatch(
-                    position: first, content: .frontier(try cache.batch(present)),
-                    labels: present.map { Int32(truncatingIfNeeded: data.samples[$0].label) }, skipped: skipped)
+                    position: first, end: first + indices.count, content: .frontier(try cache.batch(present)),
+                    labels: present.map { Int32(truncatingIfNeeded: data.samples[$0].label) },
+                    skipped: skipped)
             }
         }
         trailing += skipped

@@ -61,6 +61,13 @@ package struct LoadedCheckpoint: Sendable {
     }
 }
 
+extension LoadedCheckpoint {
+    /// Makes what a safetensors file of these tensors and texts would be.
+    package init(state: StateDictionary, metadata: [String: String]) {
+        self.init(state: state, metadata: metadata, container: .safetensors, originalTypes: [:])
+    }
+}
+
 /// Reads weights from any of the known kinds of files.
 package enum CheckpointReader {
     /// Reads a file, whatever its name: the content says what it is.

@@ -219,6 +219,16 @@ package enum Safetensors {
         try file.commit()
     }
 
+    /// The same, and calls `beforeReplacing` when everything is written and the file is about to take its place.
+    package static func write(
+        _ state: StateDictionary, metadata: [String: String], to path: String, beforeReplacing: () throws -> Void
+    ) throws {
+        let file = try AtomicFile(path: path)
+        try write(state, metadata: metadata, into: file)
+        try beforeReplacing()
+        try file.commit()
+    }
+
     private static func write(
         _ state: StateDictionary, metadata: [String: String], into file: AtomicFile
     ) throws(CheckpointError) {

@@ -96,6 +96,19 @@ public struct ImageDataset: Sendable {
         return folder.hasSuffix("/") ? folder + path : folder + "/" + path
     }
 
+    /// Hands out what a sample's picture is made from; nil for a file that cannot be read.
+    package func withContent<Result>(
+        of sampleIndex: Int, limits: ImageLimits = ImageLimits(), workspace: ImageWorkspace,
+        _ body: (ImageContent?) throws -> Result
+    ) rethrows -> Result {
+        switch source {
+        case .folder:
+            let bytes = try? workspace.read(path(of: sampleIndex), limits: limits)
+            return try body(bytes.map { ImageContent.file(UnsafeRawBufferPointer($0)) })
+        case .memory(let images): return try body(.image(images[sampleIndex]))
+        }
+    }
+
     /// Makes a data set of pictures in memory; every label must be a position in `classes`.
     public init(images: [RGBImage], labels: [Int], classes: [String]) {
         precondition(images.count == labels.count, "\(images.count) pictures and \(labels.count) labels")

@@ -46,6 +46,8 @@ protocol AnyArgument: Sendable {
     var environmentName: String? { get }
     /// Reads one occurrence into `values`.
     func accept(_ text: String, into values: inout ArgumentValues) throws(UsageError)
+    /// The value in `values`, or the default, for comparisons.
+    func description(in values: ArgumentValues) -> String
 }
 
 extension AnyArgument {
@@ -73,6 +75,8 @@ struct Argument<Value: Sendable>: AnyArgument {
         try fold(&value, text)
         values.set(value, for: self)
     }
+
+    func description(in values: ArgumentValues) -> String { "\(values[self])" }
 }
 
 /// Reads `text` as `kind`, or says what is wrong with it and what would be right.
@@ -182,7 +186,17 @@ extension Argument where Value == Bool {
 
 /// The parsed values of one command line.
 struct ArgumentValues: Sendable {
+    /// One argument as it was written.
+    struct Occurrence: Sendable, Hashable {
+        var name: String
+        /// Empty for a flag.
+        var text: String
+        var isFromEnvironment = false
+    }
+
     private var stored: [String: any Sendable] = [:]
+    /// Everything that was given, in order.
+    private(set) var occurrences: [Occurrence] = []
 
     /// The value that was given, or the default.
     subscript<Value>(_ argument: Argument<Value>) -> Value {
@@ -192,7 +206,20 @@ struct ArgumentValues: Sendable {
     /// Whether the command line names the argument.
     func isGiven(_ argument: some AnyArgument) -> Bool { stored[argument.name] != nil }
 
-    mutating func set<Value>(_ value: Value, for argument: Argument<Value>) { stored[argument.name] = value }
+    mutating func set<Value>(_ value: Value, for argument: Argument<Value>) {
+        stored[argument.name] = value
+    }
+
+    /// Notes that an argument was given.
+    mutating func note(_ occurrence: Occurrence) { occurrences.append(occurrence) }
+
+    /// Replaces the values of some arguments by those that another command line gives them.
+    mutating func replace(_ names: Set<String>, from other: ArgumentValues) {
+        for name in names { stored[name] = other.stored[name] }
+        occurrences =
+            occurrences.filter { !names.contains($0.name) }
+            + other.occurrences.filter { names.contains($0.name) }
+    }
 }
 
 /// A wrong command line: exit code 64.

@@ -72,16 +72,16 @@ struct ArgumentParser: Sendable {
                 if let inlineValue {
                     throw UsageError("\(argument.display) takes no value, and was given \"\(inlineValue)\"")
                 }
-                try argument.accept("", into: &values)
+                try take(argument, "", into: &values)
             } else if let inlineValue {
-                try argument.accept(inlineValue, into: &values)
+                try take(argument, inlineValue, into: &values)
             } else {
                 guard index < words.count, isValue(words[index]) else {
                     throw UsageError(
                         "\(argument.display) needs a value: \(argument.display) \(argument.placeholder)"
                             + (index < words.count ? "; found \(words[index])" : ""))
                 }
-                try argument.accept(words[index], into: &values)
+                try take(argument, words[index], into: &values)
                 index += 1
             }
         }
@@ -89,13 +89,16 @@ struct ArgumentParser: Sendable {
         for argument in command.arguments where !given.contains(argument.name) {
             if let name = argument.environmentName, let text = environment[name], !text.isEmpty {
                 do {
-                    try argument.accept(text, into: &values)
+                    try take(argument, text, isFromEnvironment: true, into: &values)
                 } catch {
                     throw UsageError("\(error.message) (from the environment variable \(name))")
                 }
             }
         }
-        let missing = command.arguments.filter { $0.isRequired && !given.contains($0.name) }
+        let waived = command.waived(values)
+        let missing = command.arguments.filter {
+            $0.isRequired && !given.contains($0.name) && !waived.contains($0.name)
+        }
         if !missing.isEmpty {
             let names = missing.map { $0.form == .positional ? $0.placeholder : "\($0.display) \($0.placeholder)" }
             throw UsageError(
@@ -103,6 +106,16 @@ struct ArgumentParser: Sendable {
         }
         try command.validate(values)
         return .run(command, values)
+    }
+
+    private func take(
+        _ argument: any AnyArgument, _ text: String, isFromEnvironment: Bool = false,
+        into values: inout ArgumentValues
+    ) throws(UsageError) {
+        try argument.accept(text, into: &values)
+        values.note(
+            ArgumentValues.Occurrence(
+                name: argument.name, text: text, isFromEnvironment: isFromEnvironment))
     }
 
     /// `--name=value` as name and value; the value of other words is nil.
@@ -145,7 +158,7 @@ struct ArgumentParser: Sendable {
         for argument in command.positionals {
             let count = argument.isRepeatable ? remaining.count : min(1, remaining.count)
             for word in remaining.prefix(count) {
-                try argument.accept(word, into: &values)
+                try take(argument, word, into: &values)
                 given.insert(argument.name)
             }
             remaining = remaining.dropFirst(count)

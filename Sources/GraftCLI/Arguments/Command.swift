@@ -19,6 +19,8 @@ struct Command: Sendable {
     /// Complete command lines, each with what it does.
     var examples: [String] = []
     var groups: [ArgumentGroup]
+    /// Names of required arguments that may be missing beside what is given: the command finds them elsewhere.
+    var waived: @Sendable (ArgumentValues) -> Set<String> = { _ in [] }
     /// Conditions between arguments, checked before anything is loaded.
     var validate: @Sendable (ArgumentValues) throws(UsageError) -> Void = { _ in }
     var run: @Sendable (ArgumentValues) throws -> Void

@@ -5,7 +5,17 @@ import Graft
 enum TrainCommand {
     static let out = Argument.required(
         "out", .path("RUN"), placeholderValue: "",
-        help: "Folder of the run: last.safetensors, best.safetensors, steps.csv, epochs.csv.")
+        help:
+            "Folder of the run: last.safetensors, best.safetensors, state.safetensors, steps.csv, epochs.csv."
+    )
+    static let resume = Argument.flag(
+        "resume",
+        help:
+            "Go on with the run in --out as if it had never stopped; its options and images need not be named again."
+    )
+    static let saveEvery = Argument.option(
+        "save-every", .number("SECONDS"), default: 60, shownAs: "60",
+        help: "Write the state that --resume goes on from at most every so many seconds.")
 
     static let epochs = Argument.option("epochs", .wholeNumber(atLeast: 1), default: 10, help: "Passes over the data.")
     static let steps = Argument.optional(
@@ -107,12 +117,15 @@ enum TrainCommand {
         summary: "Fine-tune a network on a folder of images.",
         discussion: """
             With --weights and without --freeze, the backbone is frozen and the head is trained. Weights and tables \
-            are written behind every epoch; Ctrl-C saves them and ends.
+            are written behind every epoch; Ctrl-C saves them and ends. After that, a kill or a power cut, --resume goes \
+            on and ends with the same bytes as a run that was never interrupted. It takes the options that the run began \
+            with; only --threads, --cache, --save-every, the output options, and more --epochs or --steps may differ.
             """,
         examples: [
             "graft train photos --model resnet18 --weights resnet18.pth --out runs/a",
             "graft train photos --model resnet18 --weights resnet18.pth --out runs/b \\",
             "      --unfreeze-at 5:layer3 --epochs 10",
+            "graft train --resume --out runs/b",
         ],
         groups: [
             ArgumentGroup("Data", [Shared.data, validation, validationSplit, Shared.list, Shared.limit]),
@@ -135,44 +148,51 @@ enum TrainCommand {
                 ]),
             Shared.imageGroup,
             Shared.runGroup(seeded: true),
-            ArgumentGroup("Output", [out, Shared.quiet, Shared.json]),
+            ArgumentGroup("Output", [out, resume, saveEvery, Shared.quiet, Shared.json]),
         ],
+        waived: { $0[resume] ? [Shared.data.name, Shared.model.name] : [] },
         validate: { values throws(UsageError) in
-            if values.isGiven(validation), values.isGiven(validationSplit) {
-                throw UsageError("--val and --val-split exclude each other; give one of them")
-            }
-            try checkOptimizer(values)
-            if values[recipe] != "none", !values.isGiven(schedule), values[warmup] > 0 {
-                throw UsageError(
-                    "--recipe \(values[recipe]) stands for --schedule one-cycle, which does not go with --warmup; leave that out "
-                        + "or give another --schedule")
-            }
-            if values.isGiven(cachedViews) {
-                guard values[augment] != .none else {
-                    throw UsageError("--cached-views needs --augment flip or standard")
-                }
-                guard values[mixup] == 0, values[cutMix] == 0 else {
-                    throw UsageError(
-                        "--cached-views does not go with --mixup or --cutmix, whose images are new in every batch")
-                }
-                guard values[cache] != "disk" else {
-                    throw UsageError(
-                        "--cached-views keeps views in memory and does not apply to --cache disk; leave one of them out"
-                    )
-                }
-            }
-            if values.isGiven(cacheLimit), ["memory", "off"].contains(values[cache]) {
-                throw UsageError(
-                    "\(cacheLimit.display) is about the disk and does not apply to --cache \(values[cache])")
-            }
-            if case .oneCycle = values[schedule], values[warmup] > 0 {
-                throw UsageError("--schedule one-cycle rises by itself and does not go with --warmup; leave that out")
-            }
-            if values[noShuffle], values[sampler] == "balanced" {
-                throw UsageError("--sampler balanced draws images at random and does not go with --no-shuffle")
-            }
+            // A resumed run's other options are in its state.
+            if !values[resume] { try checkTogether(values) }
         },
         run: run)
+
+    /// Conditions between arguments.
+    static func checkTogether(_ values: ArgumentValues) throws(UsageError) {
+        if values.isGiven(validation), values.isGiven(validationSplit) {
+            throw UsageError("--val and --val-split exclude each other; give one of them")
+        }
+        try checkOptimizer(values)
+        if values[recipe] != "none", !values.isGiven(schedule), values[warmup] > 0 {
+            throw UsageError(
+                "--recipe \(values[recipe]) stands for --schedule one-cycle, which does not go with --warmup; leave that out "
+                    + "or give another --schedule")
+        }
+        if values.isGiven(cachedViews) {
+            guard values[augment] != .none else {
+                throw UsageError("--cached-views needs --augment flip or standard")
+            }
+            guard values[mixup] == 0, values[cutMix] == 0 else {
+                throw UsageError(
+                    "--cached-views does not go with --mixup or --cutmix, whose images are new in every batch")
+            }
+            guard values[cache] != "disk" else {
+                throw UsageError(
+                    "--cached-views keeps views in memory and does not apply to --cache disk; leave one of them out"
+                )
+            }
+        }
+        if values.isGiven(cacheLimit), ["memory", "off"].contains(values[cache]) {
+            throw UsageError(
+                "\(cacheLimit.display) is about the disk and does not apply to --cache \(values[cache])")
+        }
+        if case .oneCycle = values[schedule], values[warmup] > 0 {
+            throw UsageError("--schedule one-cycle rises by itself and does not go with --warmup; leave that out")
+        }
+        if values[noShuffle], values[sampler] == "balanced" {
+            throw UsageError("--sampler balanced draws images at random and does not go with --no-shuffle")
+        }
+    }
 
     /// Refuses options of optimizers that are not chosen.
     static func checkOptimizer(_ values: ArgumentValues) throws(UsageError) {
@@ -191,21 +211,49 @@ enum TrainCommand {
         }
     }
 
-    /// The network with its head and its frozen part, and the images with their labels in line with its outputs.
-    static func prepare(
-        _ values: ArgumentValues
-    ) throws -> (network: Model, training: ImageDataset, validation: ImageDataset?) {
-        let images = try DataRequest.training(values)
+    private static func run(_ values: ArgumentValues) throws {
+        guard values[resume] else { return try run(values, resuming: nil) }
+        if let resumed = try ResumedRun(values) {
+            if resumed.isFinished { return try resumed.printFinished() }
+            return try run(resumed.values, resuming: resumed.state)
+        }
+        guard values.isGiven(Shared.data), values.isGiven(Shared.model),
+            !RunFolder.holdsEarlierRun(values[out])
+        else {
+            throw CommandFailure(
+                .noInput,
+                "\(values[out]) holds no state to resume a run from; start one without --resume, or check --out"
+            )
+        }
+        // One command line may start a run and go on with it.
+        try checkTogether(values)
+        NetworkRequest.note("\(values[out]) holds nothing to resume yet: the run begins", values)
+        try run(values, resuming: nil)
+    }
+
+    /// The network before the first step.
+    private static func freshNetwork(_ values: ArgumentValues, _ images: ImageDataset) throws -> Model {
         var network = try NetworkRequest.model(
             named: values[Shared.model], weights: values[Shared.weights], seed: values[Shared.seed])
         NetworkRequest.announceLoading(network, values)
         try NetworkRequest.applyImages(&network, values)
         let classCount =
-            try values[TrainableSet.classes] ?? DataRequest.classNames(values)?.count ?? images.training.classes.count
+            try values[TrainableSet.classes] ?? DataRequest.classNames(values)?.count
+            ?? images.classes.count
         if classCount != network.classCount {
             try network.replaceHead(classCount: classCount, seed: values[Shared.seed])
         }
         if let path = values[TrainableSet.headWeights] { try network.load(tensorsFrom: path) }
+        return network
+    }
+
+    /// The network with its head and its frozen part, and the images with their labels in line with its outputs.
+    static func prepare(
+        _ values: ArgumentValues, resuming state: TrainingState? = nil
+    ) throws -> (network: Model, training: ImageDataset, validation: ImageDataset?) {
+        let images = try DataRequest.training(values)
+        // The state has the weights, whatever became of the file they once came from.
+        var network = try state?.model() ?? freshNetwork(values, images.training)
         let (training, validationImages) = try DataRequest.align(
             images.training, images.validation, with: &network, values)
         try NetworkRequest.freeze(&network, values)
@@ -244,9 +292,9 @@ enum TrainCommand {
         return values
     }
 
-    private static func run(_ given: ArgumentValues) throws {
+    private static func run(_ given: ArgumentValues, resuming state: TrainingState?) throws {
         let values = expanded(given)
-        let (network, training, validationImages) = try prepare(values)
+        let (network, training, validationImages) = try prepare(values, resuming: state)
         if values[Shared.batchSize] > training.count, !values[dropLast] {
             Console.warning(
                 "--batch-size \(values[Shared.batchSize]) is more than the \(training.count) images to train on: an "
@@ -254,7 +302,15 @@ enum TrainCommand {
         }
 
         let folder = try RunFolder(values[out], keptCount: values[keepBest])
-        if folder.holdsEarlierRun {
+        try folder.lock()
+        if let state {
+            for warning in try folder.resume(state) { Console.warning(warning) }
+            if !state.isOfThisBuild {
+                Console.warning(
+                    "the run was begun by another build of graft; the last bits of its results may differ from here on"
+                )
+            }
+        } else if folder.holdsEarlierRun {
             Console.warning("\(values[out]) holds an earlier run; this one replaces its files")
         }
         let trainer = try Self.trainer(network, training, values)
@@ -268,14 +324,22 @@ enum TrainCommand {
 
         let options = fitOptions(values)
         let report = TrainingReport(
-            folder: folder, trainer: trainer, imageCount: training.count, options: options, values)
+            folder: folder, trainer: trainer, imageCount: training.count, options: options,
+            resuming: state, values)
+        if let state {
+            NetworkRequest.note(
+                "resumed behind step \(state.stepCount), in epoch \(state.epoch + 1)/\(options.epochs)",
+                values)
+        }
         do {
-            let epochs = try Interruption.deferred {
-                try trainer.fit(training, validation: validationImages, options: options, onEvent: report.receive)
+            try Interruption.deferred {
+                _ = try trainer.fit(
+                    training, validation: validationImages, options: options, resuming: state,
+                    onEvent: report.receive)
             }
             report.finish()
             try report.save()
-            try report.printResult(epochs)
+            try report.printResult()
         } catch GraftError.interrupted {
             report.finish()
             guard trainer.stepCount > 0 else {
@@ -284,7 +348,8 @@ enum TrainCommand {
             try report.save()
             throw CommandFailure(
                 .interrupted,
-                "interrupted after step \(trainer.stepCount); \(values[out]) holds the weights and tables so far")
+                "interrupted after step \(trainer.stepCount); \(values[out]) holds the weights and tables so far; "
+                    + "`graft train --resume --out \(values[out])` goes on")
         } catch {
             report.finish()
             throw error
@@ -398,6 +463,7 @@ enum TrainCommand {
         options.cachedViews = values[cachedViews]
         options.cache = CachePolicy(rawValue: values[cache]) ?? .auto
         options.cacheLimit = values[cacheLimit]
+        options.stateIntervalSeconds = values[saveEvery]
         options.isCancelled = { Interruption.isRequested }
         return options
     }

@@ -10,8 +10,14 @@ final class TrainingReport {
     private var progress: ProgressLine?
     private var seenInEpoch = 0
     private var epoch = -1
+    private let state: TrainingState?
 
-    init(folder: RunFolder, trainer: Trainer, imageCount: Int, options: FitOptions, _ values: ArgumentValues) {
+    init(
+        folder: RunFolder, trainer: Trainer, imageCount: Int, options: FitOptions,
+        resuming state: TrainingState?,
+        _ values: ArgumentValues
+    ) {
+        self.state = state
         self.folder = folder
         self.trainer = trainer
         self.imageCount = imageCount
@@ -23,6 +29,7 @@ final class TrainingReport {
     func receive(_ event: TrainingEvent) throws {
         switch event {
         case .prepared(let byteCount, let stepsPerEpoch):
+            if state == nil { try folder.removeOlderState() }
             note("\(formatBytes(byteCount)) on the device, \(stepsPerEpoch) steps an epoch")
         case .caching(let report):
             note(
@@ -45,7 +52,7 @@ final class TrainingReport {
         case .step(let record):
             if record.epoch != epoch {
                 epoch = record.epoch
-                seenInEpoch = 0
+                seenInEpoch = state.map { $0.epoch == epoch && !$0.isEpochFinished ? $0.position : 0 } ?? 0
                 progress = ProgressLine(
                     "epoch \(epoch + 1)/\(options.epochs)", total: imageCount, unit: "images",
                     isQuiet: values[Shared.quiet])
@@ -64,6 +71,9 @@ final class TrainingReport {
             note(
                 "stopped early: the validation loss has not fallen since epoch \(bestEpoch + 1); best.safetensors has the "
                     + "best epoch's weights")
+        case .state(var state):
+            state.notes[ResumedRun.argumentsNote] = try ResumedRun.text(of: values)
+            try folder.save(state)
         }
     }
 
@@ -81,33 +91,28 @@ final class TrainingReport {
     func save() throws { try folder.save(try trainer.model(), averaged: try trainer.averagedModel()) }
 
     /// The result on standard output.
-    func printResult(_ epochs: [EpochRecord]) throws {
+    func printResult() throws {
         let model = try trainer.model()
+        let epochs = folder.epochs
         if values[Shared.json] {
-            let entries = epochs.map { record -> JSON in
-                [
-                    "epoch": .integer(record.epoch), "train_loss": .number(record.trainLoss),
-                    "train_accuracy": .number(record.trainAccuracy), "val_loss": .optional(record.validation?.loss),
-                    "val_accuracy": .optional(record.validation?.top1),
-                    "ema_val_loss": .optional(record.averagedValidation?.loss),
-                    "ema_val_accuracy": .optional(record.averagedValidation?.top1), "seconds": .number(record.seconds),
-                ]
-            }
+            let entries = epochs.map(Self.json)
             let result: JSON = [
                 "model": .string(model.architecture.name), "classes": .integer(model.classCount),
                 "device": .string(trainer.deviceDescription.selector), "steps": .integer(trainer.stepCount),
-                "epochs": .array(entries), "best_val_accuracy": .optional(bestAccuracy(epochs)),
+                "epochs": .array(entries), "best_val_accuracy": .optional(Self.bestAccuracy(epochs)),
                 "digest": .string(try model.digest()), "run": .string(folder.path),
+                "resumed_behind_step": state.map { JSON.integer($0.stepCount) } ?? .null,
             ]
             try Console.result(result.pretty() + "\n")
             return
         }
         var text = "\(trainer.stepCount) steps"
         if let last = epochs.last {
-            text += ", train loss \(fixed(last.trainLoss, 4)), train accuracy \(percent(last.trainAccuracy))"
-            if let validation = last.validation { text += ", val accuracy \(percent(validation.top1))" }
+            text +=
+                ", train loss \(fixed(last.trainLoss, 4)), train accuracy \(percent(last.trainAccuracy))"
+            if let accuracy = last.validationAccuracy { text += ", val accuracy \(percent(accuracy))" }
         }
-        if let best = bestAccuracy(epochs) {
+        if let best = Self.bestAccuracy(epochs) {
             text += " (best \(percent(best))\(trainer.averageDecay == nil ? "" : ", of the average"))"
         }
         let files = ["last", "best"] + (trainer.averageDecay == nil ? [] : ["ema"])
@@ -115,8 +120,18 @@ final class TrainingReport {
     }
 
     /// What `best.safetensors` reached.
-    private func bestAccuracy(_ epochs: [EpochRecord]) -> Double? {
-        epochs.compactMap { ($0.averagedValidation ?? $0.validation)?.top1 }.max()
+    static func bestAccuracy(_ epochs: [RunFolder.EpochSummary]) -> Double? {
+        epochs.compactMap { $0.averagedValidationAccuracy ?? $0.validationAccuracy }.max()
+    }
+
+    static func json(_ record: RunFolder.EpochSummary) -> JSON {
+        [
+            "epoch": .integer(record.epoch), "train_loss": .number(record.trainLoss),
+            "train_accuracy": .number(record.trainAccuracy), "val_loss": .optional(record.validationLoss),
+            "val_accuracy": .optional(record.validationAccuracy),
+            "ema_val_loss": .optional(record.averagedValidationLoss),
+            "ema_val_accuracy": .optional(record.averagedValidationAccuracy), "seconds": .number(record.seconds),
+        ]
     }
 
     private func line(_ record: EpochRecord) -> String {
