@@ -34,7 +34,9 @@ var targets: [Target] = [
     .target(name: "CDemoWeights", exclude: ["resnet8_cifar.safetensors"]),
     .target(
         name: "CSystemSupport",
-        linkerSettings: [.linkedLibrary("crypto"), .linkedLibrary("z")]),
+        linkerSettings: [
+            .linkedLibrary("crypto"), .linkedLibrary("z"), .linkedLibrary("dl", .when(platforms: [.linux])),
+        ]),
     .target(
         name: "GraftKernels", path: "Kernels", exclude: ["cl"], cSettings: [.unsafeFlags(["-Wno-c23-extensions"])]),
 
@@ -69,6 +71,7 @@ var targets: [Target] = [
             .target(name: "GraftOpenCL", condition: .when(traits: ["OpenCL"])),
         ],
         path: "Tests/ConformanceRunner"),
+    .target(name: "LoopbackServer", path: "Tests/LoopbackServer"),
     .testTarget(name: "GraftTensorTests", dependencies: ["GraftTensor"]),
     .testTarget(name: "GraftGraphTests", dependencies: ["GraftGraph", "GraftTensor", "BackendConformance"]),
     .testTarget(name: "GraftCPUTests", dependencies: ["GraftCPU", "GraftGraph", "GraftTensor", "BackendConformance"]),
@@ -80,9 +83,10 @@ var targets: [Target] = [
     .testTarget(
         name: "GraftVisionTests", dependencies: ["GraftVision", "GraftTensor", "CSystemSupport"], exclude: ["Golden"]),
     .testTarget(
-        name: "GraftTests", dependencies: ["Graft", "GraftGraph", "GraftTensor", "GraftCheckpoint", "GraftVision"],
+        name: "GraftTests",
+        dependencies: ["Graft", "GraftGraph", "GraftTensor", "GraftCheckpoint", "GraftVision", "LoopbackServer"],
         exclude: ["Fixtures"]),
-    .testTarget(name: "CLITests", dependencies: ["GraftTensor", "GraftCheckpoint", "GraftVision"]),
+    .testTarget(name: "CLITests", dependencies: ["GraftTensor", "GraftCheckpoint", "GraftVision", "LoopbackServer"]),
     .testTarget(name: "LayeringTests"),
 ]
 
@@ -96,7 +100,9 @@ for target in targets where optimizedInDebug.contains(target.name) {
     target.swiftSettings = [.unsafeFlags(["-O"], .when(configuration: .debug))]
 }
 for target in targets
-where target.name.hasPrefix("Graft") || target.type == .test || target.name == "BackendConformance" {
+where target.name.hasPrefix("Graft") || target.type == .test
+    || ["BackendConformance", "LoopbackServer"].contains(target.name)
+{
     if target.name != "GraftKernels" { target.swiftSettings = strict + (target.swiftSettings ?? []) }
 }
 for variant in kernelVariants {

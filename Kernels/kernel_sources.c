@@ -22,6 +22,9 @@ static const graft_kernel_source sources[] = {
     BEGIN("convolution_gradient_cpu")
 #embed "cl/convolution_gradient_cpu.cl" suffix(, 0)
     END,
+    BEGIN("depthwise_cpu")
+#embed "cl/depthwise_cpu.cl" suffix(, 0)
+    END,
     BEGIN("elementwise_cpu")
 #embed "cl/elementwise_cpu.cl" suffix(, 0)
     END,
@@ -50,6 +53,9 @@ static const graft_kernel_source sources[] = {
     END,
     BEGIN("convolution_weight_gradient_gpu")
 #embed "cl/convolution_weight_gradient_gpu.cl" suffix(, 0)
+    END,
+    BEGIN("depthwise_gpu")
+#embed "cl/depthwise_gpu.cl" suffix(, 0)
     END,
     BEGIN("elementwise_gpu")
 #embed "cl/elementwise_gpu.cl" suffix(, 0)

@@ -17,7 +17,7 @@
 //   channel_sum, combine_sums   v[c] = sum of x.
 // Channel vectors are padded to blocks of 32: kernels per block of vectors run over those too.
 //
-// Tunables: RESIDUAL, RELU (0, 1; default 0): the epilogue of normalize. TRAINING (0, 1; default 1): normalize reads
+// Tunables: RESIDUAL, RELU (0, 1; default 0), ACTIVATION (prelude.cl): the epilogue of normalize. TRAINING (0, 1; default 1): normalize reads
 // mean and 1/deviation, else running mean and variance.
 
 #ifndef RESIDUAL
@@ -162,6 +162,8 @@ SINGLE_ITEM kernel void normalize_blocks(GLOBAL_IN x, GLOBAL_IN gamma, GLOBAL_IN
 #endif
 #if RELU
         value = value < 0.0f ? ZERO : value;
+#elif ACTIVATION
+        value = existing(activated_float16(value, ACTIVATION), block, channels);
 #endif
         vstore16(value, m, y + start);
     }

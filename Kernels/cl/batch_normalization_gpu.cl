@@ -19,7 +19,7 @@
 //   ITEMS      256  items per group: a power of two, at most 256
 //   VALUES     16   elements per item of a chunk: 1 to 32
 //   VECTOR     1    elements per item of the element-wise kernels: 1, or 4 where the plane is a multiple of 4
-// Variants (default 0): RESIDUAL, RELU as named
+// Variants (default 0): RESIDUAL, RELU as named, ACTIVATION of prelude.cl
 
 #ifndef VALUES
 #define VALUES 16
@@ -50,6 +50,10 @@ static inline lanes epilogue(lanes value) {
     return (float4)(positive_part(value.x), positive_part(value.y), positive_part(value.z), positive_part(value.w));
 #elif RELU
     return positive_part(value);
+#elif ACTIVATION && VECTOR == 4
+    return activated_float4(value, ACTIVATION);
+#elif ACTIVATION
+    return activated_float(value, ACTIVATION);
 #else
     return value;
 #endif

@@ -17,6 +17,7 @@
 // stay in the first-level cache over the band's tiles; y holds the sums in between.
 //
 // Tunables, set by the host:
+//   ACTIVATION    of the result, where it is not ReLU (prelude.cl). Default 0.
 //   VECTOR        16, 8, 4 floats per vector (prelude.cl): the native width of the device. Default 16.
 //   MR            1...14   pixels per register tile; 2*MR accumulators of VECTOR floats. Default 14, which is for 32
 //                          registers; 6 for 16 of them.
@@ -330,6 +331,16 @@ kernel void convolution(GLOBAL_IN x, GLOBAL_IN w, GLOBAL_IN biases, GLOBAL_IN re
                     }
                 }
             }
+#if ACTIVATION
+            // Forward passes alone: the band's pixels follow each other, and are still in the cache.
+            for (int block = kb * 2; block < kb * 2 + (channels > 16 ? 2 : 1); ++block) {
+                const int16 exists =
+                    block * 16 + (int16)(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15) < outputChannels;
+                __global float *to = y + (size_t)block * outputPixels * 16;
+                for (int m = tileFirst * MR; m < min(tileEnd * MR, pixelCount); ++m)
+                    vstore16(exists ? activated_float16(vload16(m, to), ACTIVATION) : (float16)(0.0f), m, to);
+            }
+#endif
         }
     }
 }

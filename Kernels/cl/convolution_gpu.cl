@@ -35,7 +35,7 @@
 //                        local memory: 8 * BK * (BM + BN + 8) bytes <= 32 KiB
 // Variants (default 0)
 //   GRADIENT, SPLIT, FLUSH    as above
-//   BIAS, RESIDUAL, RELU      of the result, in this order; with SPLIT by `convolution_finish`
+//   BIAS, RESIDUAL, RELU or ACTIVATION (prelude.cl)      of the result, in this order; with SPLIT by `convolution_finish`
 //   POINTWISE   1x1, stride 1, no padding: source and output planes agree
 //   LINEAR      POINTWISE on a 1x1 plane: lanes run along k, not along j
 //   FLAT        k = (r, s, c) or (r, s, o) is cut in steps of BK across taps, for few channels per group (fewer than
@@ -495,6 +495,8 @@ void convolution(
 #if RELU && !SPLIT
                 value = (float4)(
                     positive_part(value.x), positive_part(value.y), positive_part(value.z), positive_part(value.w));
+#elif ACTIVATION && !SPLIT
+                value = activated_float4(value, ACTIVATION);
 #endif
                 *(__global float4 *)(result + at) = value;
 #else
@@ -510,6 +512,8 @@ void convolution(
 #endif
 #if RELU && !SPLIT
                 value = positive_part(value);
+#elif ACTIVATION && !SPLIT
+                value = activated_float(value, ACTIVATION);
 #endif
                 result[at] = value;
 #endif
@@ -537,6 +541,8 @@ __kernel void convolution_finish(
 #endif
 #if RELU
     value = positive_part(value);
+#elif ACTIVATION
+    value = activated_float(value, ACTIVATION);
 #endif
     output[element] = value;
 }

@@ -1,6 +1,10 @@
 // Element by element and element to element, CPU class. Activations [C/16][N][H][W][16], vectors of 16 channels.
 //
-//   relu, relu_gradient, add        work-item: a run of runVectors vectors of vectorCount.
+//   relu, relu_gradient, add, activation_gradient
+//                                   work-item: a run of runVectors vectors of vectorCount.
+//   activate                        work-item (run of pixels, block): lanes that are no channels stay zero.
+//   channel_scale, channel_scale_gradient, stochastic_depth
+//                                   work-item (n, block): one plane; scales [C/16][N][16].
 //   dropout                         the same; the mask needs the logical index n*C*HW + c*HW + p of each lane.
 //   copy_channels                   work-item (run of pixels, block of y): y[c] = x[c + shift] for the channels
 //                                   first ..< first + count of y, from lane first%16 of block first/16 to the end of
@@ -10,7 +14,7 @@
 //   subsample, subsample_gradient   y[n, before + c, i, j] = x[n, c, i*stride, j*stride], zero channels around.
 //   normalize_image                 (u/255 - mean)/deviation, 3 channels of a block of 16.
 //
-// Tunables: RELU (0, 1; default 0): add ends with max(0, .). ALIGNED (0, 1; default 0): copy_channels with a shift
+// Tunables: RELU (0, 1; default 0): add ends with max(0, .). ACTIVATION: prelude.cl. ALIGNED (0, 1; default 0): copy_channels with a shift
 // that is a multiple of 16, and subsample with such a number of channels before.
 
 #ifndef RELU
@@ -41,6 +45,54 @@ SINGLE_ITEM kernel void relu_gradient(const __global float *dy, GLOBAL_IN y, __g
     const int first = (int)get_global_id(0) * runVectors, end = min(first + runVectors, vectorCount);
     for (int index = first; index < end; ++index)
         vstore16(vload16(index, y) > 0.0f ? vload16(index, dy) : ZERO, index, dx);
+}
+
+SINGLE_ITEM kernel void activate(const __global float *x, __global float *y, int pixelCount, int runPixels,
+                                 int channels) {
+    const int block = (int)get_global_id(1), first = (int)get_global_id(0) * runPixels;
+    const int end = min(first + runPixels, pixelCount);
+    const int16 exists = block * 16 + LANES < channels;
+    const size_t start = (size_t)block * pixelCount * 16;
+    for (int m = first; m < end; ++m)
+        vstore16(exists ? activated_float16(vload16(m, x + start), ACTIVATION) : ZERO, m, y + start);
+}
+
+SINGLE_ITEM kernel void activation_gradient(const __global float *dy, GLOBAL_IN v, __global float *dx, int vectorCount,
+                                            int runVectors) {
+    const int first = (int)get_global_id(0) * runVectors, end = min(first + runVectors, vectorCount);
+    for (int index = first; index < end; ++index)
+        vstore16(activation_gradient_float16(vload16(index, dy), vload16(index, v), ACTIVATION), index, dx);
+}
+
+SINGLE_ITEM kernel void channel_scale(const __global float *x, GLOBAL_IN scales, __global float *y, int pixels) {
+    const size_t plane = (size_t)get_global_id(1) * get_global_size(0) + get_global_id(0);
+    const float16 scale = vload16(plane, scales);
+    const __global float *from = x + plane * pixels * 16;
+    __global float *to = y + plane * pixels * 16;
+    for (int p = 0; p < pixels; ++p) vstore16(vload16(p, from) * scale, p, to);
+}
+
+// Rows of 64 pixels keep the sums of long planes exact.
+SINGLE_ITEM kernel void channel_scale_gradient(GLOBAL_IN x, GLOBAL_IN dy, GLOBAL_OUT dscales, int pixels) {
+    const size_t plane = (size_t)get_global_id(1) * get_global_size(0) + get_global_id(0);
+    GLOBAL_IN left = x + plane * pixels * 16;
+    GLOBAL_IN right = dy + plane * pixels * 16;
+    float16 total = ZERO;
+    for (int first = 0; first < pixels; first += 64) {
+        float16 sum = ZERO;
+        for (int p = first; p < min(first + 64, pixels); ++p) sum = mad(vload16(p, left), vload16(p, right), sum);
+        total += sum;
+    }
+    vstore16(total, plane, dscales);
+}
+
+SINGLE_ITEM kernel void stochastic_depth(const __global float *x, __global float *y, int pixels, uint threshold,
+                                         float keepRate, uint key) {
+    const size_t plane = (size_t)get_global_id(1) * get_global_size(0) + get_global_id(0);
+    const int keeps = dropout_keeps(key, (uint)get_global_id(0), threshold);
+    const __global float *from = x + plane * pixels * 16;
+    __global float *to = y + plane * pixels * 16;
+    for (int p = 0; p < pixels; ++p) vstore16(keeps ? vload16(p, from) / keepRate : ZERO, p, to);
 }
 
 SINGLE_ITEM kernel void add(const __global float *a, const __global float *b, __global float *y, int vectorCount,

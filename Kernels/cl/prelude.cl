@@ -20,6 +20,66 @@ static inline bool dropout_keeps(uint key, uint index, uint threshold) {
 // max(0, x) that keeps NaN, as torch.relu does; fmax would drop it.
 static inline float positive_part(float x) { return x < 0.0f ? 0.0f : x; }
 
+// Activations by the host's number (GraftGraph/Activation.swift, `code`; 0 is none): the function, and its derivative
+// times dy, of which v is the argument or the result as `gradientReads` says. Normal distribution: half of
+// erfc(-x / sqrt 2) by the Chebyshev fit of Press et al., Numerical Recipes, 6.2. A number that is a literal costs nothing.
+#define DEFINE_ACTIVATIONS(T)                                                                                    \
+    static inline T clamped_##T(T x, float high) {                                                               \
+        const T positive = x < (T)(0.0f) ? (T)(0.0f) : x;                                                        \
+        return positive > (T)(high) ? (T)(high) : positive;                                                      \
+    }                                                                                                            \
+    static inline T normal_distribution_##T(T x) {                                                               \
+        const T scaled = x * 0.70710678f;                                                                        \
+        const T z = fabs(scaled);                                                                                \
+        const T t = (T)(1.0f) / (z * 0.5f + 1.0f);                                                               \
+        T p = t * 0.17087277f - 0.82215223f;                                                                     \
+        p = p * t + 1.48851587f;                                                                                 \
+        p = p * t - 1.13520398f;                                                                                 \
+        p = p * t + 0.27886807f;                                                                                 \
+        p = p * t - 0.18628806f;                                                                                 \
+        p = p * t + 0.09678418f;                                                                                 \
+        p = p * t + 0.37409196f;                                                                                 \
+        p = p * t + 1.00002368f;                                                                                 \
+        p = p * t - 1.26551223f;                                                                                 \
+        const T tail = t * 0.5f * exp(p - z * z);                                                                \
+        return scaled > (T)(0.0f) ? (T)(1.0f) - tail : tail;                                                     \
+    }                                                                                                            \
+    static inline T activated_##T(T x, int code) {                                                               \
+        if (code == 1) return x < (T)(0.0f) ? (T)(0.0f) : x;                                                     \
+        if (code == 2) return clamped_##T(x, 6.0f);                                                              \
+        if (code == 3) return clamped_##T(x + 3.0f, 6.0f) / 6.0f;                                                \
+        if (code == 4) return x * clamped_##T(x + 3.0f, 6.0f) / 6.0f;                                            \
+        if (code == 5) return (T)(1.0f) / (exp(-x) + 1.0f);                                                      \
+        if (code == 6) return x / (exp(-x) + 1.0f);                                                              \
+        if (code == 7) return x * normal_distribution_##T(x);                                                    \
+        return x;                                                                                                \
+    }                                                                                                            \
+    static inline T activation_gradient_##T(T dy, T v, int code) {                                               \
+        const T zero = (T)(0.0f);                                                                                \
+        if (code == 1) return v > zero ? dy : zero;                                                              \
+        if (code == 2) return v > zero ? (v < (T)(6.0f) ? dy : zero) : zero;                                     \
+        if (code == 3) return v > zero ? (v < (T)(1.0f) ? dy / 6.0f : zero) : zero;                              \
+        if (code == 4) {                                                                                         \
+            const T inner = v > (T)(3.0f) ? dy : dy * (v / 3.0f + 0.5f);                                         \
+            return v < (T)(-3.0f) ? zero : inner;                                                                \
+        }                                                                                                        \
+        if (code == 5) return dy * v * ((T)(1.0f) - v);                                                          \
+        if (code == 6) {                                                                                         \
+            const T share = (T)(1.0f) / (exp(-v) + 1.0f);                                                        \
+            return dy * share * (v * ((T)(1.0f) - share) + 1.0f);                                                \
+        }                                                                                                        \
+        const T density = exp(v * v * -0.5f) * 0.39894228f;                                                      \
+        return dy * (normal_distribution_##T(v) + v * density);                                                  \
+    }
+DEFINE_ACTIVATIONS(float)
+DEFINE_ACTIVATIONS(float4)
+DEFINE_ACTIVATIONS(float16)
+
+// The activation of a program that has one: its number, ReLU apart.
+#ifndef ACTIVATION
+#define ACTIVATION 0
+#endif
+
 // X(0) X(1) ... X(count - 1), for register tiles of named scalars.
 #define EACH_1(X) X(0)
 #define EACH_2(X) EACH_1(X) X(1)

@@ -44,6 +44,9 @@
 #endif
 #endif
 
+// Input blocks whose sums are made at a time.
+#define PART_BLOCKS 8
+
 #define INLINE static inline __attribute__((always_inline))
 // Of kernels only: inlined helpers with restrict need an LLVM intrinsic that Oclgrind does not know.
 #define GLOBAL_IN const __global float *restrict
@@ -161,12 +164,20 @@ INLINE void transform_input(const __global float *x, __global float *v, size_t e
     }
 }
 
-// One register tile of M: MR tiles times 2*VECTOR channels. a: V, aStep floats between its blocks; w: U; to: 32 floats per tile.
+// One register tile of M: MR tiles times 2*VECTOR channels. a: V, aStep floats between its blocks; w: U; to: 32 floats
+// per tile, where the sums begin or, without `begins`, go on.
 INLINE void register_tile(const __global float *a, size_t aStep, const __global float *w, int blocks,
-                          __global float *to) {
+                          __global float *to, int begins) {
 #define DECLARE(p) vector left##p = ZERO_VECTOR, right##p = ZERO_VECTOR;
     EACH_COUNT(MR, DECLARE)
 #undef DECLARE
+    if (!begins) {
+#define GO_ON(p)                   \
+    left##p = LOAD(to + (p) * 32); \
+    right##p = LOAD(to + (p) * 32 + VECTOR);
+        EACH_COUNT(MR, GO_ON)
+#undef GO_ON
+    }
     for (int block = 0; block < blocks; ++block, a += aStep, w += 512) {
 #pragma unroll 4
         for (int c = 0; c < 16; ++c) {
@@ -194,9 +205,12 @@ INLINE int stored_channels(int channels) { return channels > 16 ? 32 : 16; }
 // M of one element and one block of output channels, tiles 0 ..< tiles.
 INLINE void multiply_tiles(const __global float *v, size_t aStep, const __global float *u, int blocks,
                            __global float *m, int tiles, int channels) {
-    for (int t = 0; t < tiles; t += MR)
-        for (int k = 0; k < stored_channels(channels); k += 2 * VECTOR)
-            register_tile(v + t * 16, aStep, u + k, blocks, m + t * 32 + k);
+    // A few blocks' weights stay in the first-level cache from one tile to the next.
+    for (int k = 0; k < stored_channels(channels); k += 2 * VECTOR)
+        for (int from = 0; from < blocks; from += PART_BLOCKS)
+            for (int t = 0; t < tiles; t += MR)
+                register_tile(v + from * aStep + t * 16, aStep, u + from * 512 + k, min(PART_BLOCKS, blocks - from),
+                              m + t * 32 + k, from == 0);
 }
 
 // The outputs of one tile for one block of output channels. y, residual, bias: that block's; m: the tile's 32 floats of

@@ -16,6 +16,8 @@ public final class FeatureExtractor {
     public let model: Model
     /// The layers asked for: torchvision's node or module names, `NAME:input`, or `logits`.
     public let layers: [String]
+    /// What becomes of maps.
+    public let pooling: FeaturePooling
     /// The device that computes.
     public var deviceDescription: DeviceDescription { opened.backend.description }
     /// Why this device was chosen, and a warning if another had to be passed over.
@@ -31,10 +33,14 @@ public final class FeatureExtractor {
     /// - Parameters:
     ///   - model: the network.
     ///   - layers: names; an unknown one is an error that shows near matches.
+    ///   - pooling: whether maps `[N, C, H, W]` are reduced to `[N, C]`.
     ///   - device: where to compute.
     ///   - batchSizes: sizes to prepare for at once; another size is prepared when it first comes.
     /// - Throws: `GraphError.unknownNode`; `DeviceError` when the device cannot be used.
-    public init(_ model: Model, layers: [String], device: Device = .auto, batchSizes: Set<Int> = []) throws {
+    public init(
+        _ model: Model, layers: [String], pooling: FeaturePooling = .none, device: Device = .auto,
+        batchSizes: Set<Int> = []
+    ) throws {
         guard !layers.isEmpty else { throw GraftError.invalidArgument("no layer was asked for") }
         for (position, layer) in layers.enumerated() {
             _ = try model.graph.index(of: layer)
@@ -44,6 +50,7 @@ public final class FeatureExtractor {
         }
         self.model = model
         self.layers = layers
+        self.pooling = pooling
         opened = try device.open()
         expectedBatchSizes = batchSizes
         // Before anyone decodes a batch that the device has no room for.
@@ -69,7 +76,8 @@ public final class FeatureExtractor {
     /// - Parameters:
     ///   - pixels: `count` images of `imageSize × imageSize` RGB pixels, uint8 `[N, H, W, 3]`.
     ///   - count: images in the batch.
-    /// - Returns: by layer name, float32 `[N, C, H, W]`, or `[N, C]` for layers from the flattening on.
+    /// - Returns: by layer name, float32 `[N, C, H, W]`; `[N, C]` for layers from the flattening on and where maps are
+    ///   pooled.
     /// - Throws: ``GraftError/invalidArgument(_:)`` for a wrong byte count; `DeviceError`.
     public func features(ofPixels pixels: [UInt8], count: Int) throws -> [String: HostTensor] {
         let size = model.preprocessing.imageSize
@@ -87,7 +95,8 @@ public final class FeatureExtractor {
     /// The outputs for a batch that is already normalised.
     ///
     /// - Parameter input: float32 `[N, 3, S, S]` with S the preprocessing's image size.
-    /// - Returns: by layer name, float32 `[N, C, H, W]`, or `[N, C]` for layers from the flattening on.
+    /// - Returns: by layer name, float32 `[N, C, H, W]`; `[N, C]` for layers from the flattening on and where maps are
+    ///   pooled.
     /// - Throws: ``GraftError/invalidArgument(_:)`` for another shape; `DeviceError`.
     public func features(of input: HostTensor) throws -> [String: HostTensor] {
         let size = model.preprocessing.imageSize
@@ -124,9 +133,21 @@ public final class FeatureExtractor {
         for layer in layers {
             let value = try engine.read(layer, of: request)
             let isFlat = try model.graph.isFlat(model.graph.index(of: layer))
-            result[layer] = isFlat ? value.reshaped([value.shape[0], value.shape[1]]) : value
+            result[layer] = isFlat ? value.reshaped([value.shape[0], value.shape[1]]) : pooled(value)
         }
         return result
+    }
+
+    /// Height and width reduced to one number; sums are in Double, in the order of the pixels.
+    private func pooled(_ maps: HostTensor) -> HostTensor {
+        guard pooling != .none, maps.shape.rank == 4, let values = maps.floats else { return maps }
+        let area = maps.shape[2] * maps.shape[3]
+        let reduced = (0..<maps.shape[0] * maps.shape[1]).map { index -> Float in
+            let map = values[index * area..<(index + 1) * area]
+            return pooling == .max
+                ? map.max() ?? 0 : Float(map.reduce(0.0) { $0 + Double($1) } / Double(area))
+        }
+        return HostTensor([maps.shape[0], maps.shape[1]], reduced)
     }
 
     private func engine(

@@ -4,10 +4,11 @@ import GraftTensor
 
 /// Writes features of many images to one file, batch by batch. The file appears under its name with ``finish()``.
 ///
-/// `.npz` holds one float32 array per layer (`[N, C, H, W]`), `labels` (int64), `paths` and `classes` (texts); features
-/// wait on the disk, not in memory. `.npy` holds the array of one layer, `.safetensors` one tensor per layer and
-/// `labels`, with paths and classes as JSON in the metadata; both gather in memory. `.csv` has a row per image: path,
-/// label, class and the flattened features.
+/// `.npz` holds one float32 array per layer (`[N, C, H, W]`, or `[N, C]` where maps are pooled), `labels` (int64),
+/// `paths`, `classes` (texts) and, where the network is known, `metadata` (one text, JSON). `.npy` holds the array of one
+/// layer, `.safetensors` one tensor per layer and `labels`, with paths, classes and the rest in the metadata. `.csv` has a
+/// row per image: path, label, class and the flattened features. Whatever the format, features wait on the disk and not in
+/// memory.
 public final class FeatureWriter {
     /// What a file's extension says.
     public enum Format: String, Sendable, CaseIterable {
@@ -39,18 +40,17 @@ public final class FeatureWriter {
         }
     }
 
+    /// Name of the text that says which network made the features.
+    static let metadataName = "metadata"
+
     /// The file.
     public let path: String
     /// Its format.
     public let format: Format
     private let layers: [String]
     private let classes: [String]
-    private var labels: [Int64] = []
-    private var paths: [String] = []
-    private var rowShapes: [String: Shape] = [:]
-    private var spools: [String: FloatRowSpool] = [:]
-    private var gathered: [String: [Float]] = [:]
-    private var table: AtomicFile?
+    private let origin: FeatureOrigin?
+    private let log: FeatureLog
 
     /// Begins a file, or says at once that it cannot be written.
     ///
@@ -58,20 +58,74 @@ public final class FeatureWriter {
     ///   - path: its extension decides the format.
     ///   - layers: the layers, in the order of the file.
     ///   - classes: names that labels point to.
+    ///   - origin: which network the features are from; `.npz` and `.safetensors` keep it.
     /// - Throws: ``GraftError/invalidArgument(_:)`` for an unknown extension, ``GraftError/outputFailed(_:)``.
-    public init(_ path: String, layers: [String], classes: [String]) throws {
+    public convenience init(
+        _ path: String, layers: [String], classes: [String], origin: FeatureOrigin? = nil
+    ) throws {
+        try self.init(path, layers: layers, classes: classes, origin: origin) { () throws(GraftError) -> FeatureLog in
+            try FeatureLog(besides: path, layers: layers)
+        }
+    }
+
+    /// Begins a file whose work is kept in `PATH.partial` when it is interrupted, or goes on with such work.
+    ///
+    /// - Parameters:
+    ///   - path: its extension decides the format.
+    ///   - layers: the layers, in the order of the file.
+    ///   - classes: names that labels point to.
+    ///   - origin: which network the features are from.
+    ///   - request: everything else that the features depend on, by name: work for another request is refused.
+    ///   - resumes: whether to go on with what is there; otherwise it is begun anew.
+    /// - Throws: ``GraftError/invalidArgument(_:)`` for an unknown extension, for the work of another request, and while
+    ///   another process writes it; ``GraftError/outputFailed(_:)``.
+    public convenience init(
+        _ path: String, layers: [String], classes: [String], origin: FeatureOrigin, request: [String: String],
+        resumes: Bool
+    ) throws {
+        var request = request.merging(origin.entries) { own, _ in own }
+        request["layers"] = layers.joined(separator: ",")
+        request["classes"] = classes.joined(separator: ",")
+        let complete = request
+        try self.init(path, layers: layers, classes: classes, origin: origin) { () throws(GraftError) -> FeatureLog in
+            try FeatureLog(besides: path, layers: layers, request: complete, resumes: resumes)
+        }
+    }
+
+    private init(
+        _ path: String, layers: [String], classes: [String], origin: FeatureOrigin?,
+        log: () throws(GraftError) -> FeatureLog
+    ) throws {
         format = try Format(path: path, layerCount: layers.count)
         self.path = path
         self.layers = layers
         self.classes = classes
+        self.origin = origin
         let folder = URL(fileURLWithPath: path).deletingLastPathComponent().path
         guard FileManager.default.isWritableFile(atPath: folder) else {
             throw GraftError.outputFailed(
                 "\(path) cannot be written: the folder \(folder) does not exist or is not writable; choose another --out"
             )
         }
-        if format == .csv { table = try AtomicFile(path: path) }
+        self.log = try log()
     }
+
+    /// Images so far, those of the interrupted work included.
+    public var imageCount: Int { log.rowCount }
+
+    /// The first batch that is still to be made.
+    public var nextBatch: Int { log.nextBatch }
+
+    /// The shape of a layer's array so far; nil before the first batch.
+    public func shape(of layer: String) -> Shape? {
+        log.rowShapes[layer].map { Shape([log.rowCount] + $0.dimensions) }
+    }
+
+    /// Where work is kept until ``finish()``; nil where an interruption loses it.
+    public var partialPath: String? { log.path }
+
+    /// Whether interrupted work for a file lies beside it.
+    public static func hasPartialWork(for path: String) -> Bool { FeatureLog.exists(for: path) }
 
     /// Adds a batch.
     ///
@@ -79,33 +133,12 @@ public final class FeatureWriter {
     ///   - features: by layer, float32 with N as the first extent.
     ///   - labels: N class numbers.
     ///   - paths: N names.
+    ///   - batch: its position in the whole; nil takes the next one.
     /// - Throws: ``GraftError/invalidArgument(_:)`` when shapes do not agree, errors of writing.
-    public func append(_ features: [String: HostTensor], labels: [Int32], paths: [String]) throws {
-        for layer in layers {
-            guard let tensor = features[layer], let values = tensor.floats, tensor.shape.rank > 0,
-                tensor.shape[0] == labels.count, paths.count == labels.count
-            else {
-                throw GraftError.invalidArgument(
-                    "the features of \(layer) have shape \(features[layer]?.shape.description ?? "none") for \(labels.count) labels and \(paths.count) paths"
-                )
-            }
-            let row = Shape(Array(tensor.shape.dimensions.dropFirst()))
-            guard rowShapes[layer, default: row] == row else {
-                throw GraftError.invalidArgument("the features of \(layer) change their shape to \(row)")
-            }
-            if rowShapes[layer] == nil {
-                rowShapes[layer] = row
-                if format == .npz { spools[layer] = try FloatRowSpool(besides: path, rowShape: row) }
-            }
-            switch format {
-            case .npz: try spools[layer]?.append(values)
-            case .npy, .safetensors: gathered[layer, default: []] += values
-            case .csv: break
-            }
-        }
-        if let table { try write(features, labels, paths, to: table) }
-        self.labels += labels.map(Int64.init)
-        self.paths += paths
+    public func append(
+        _ features: [String: HostTensor], labels: [Int32], paths: [String], batch: Int? = nil
+    ) throws {
+        try log.append(features, batch: batch ?? log.nextBatch, labels: labels, paths: paths)
     }
 
     /// Puts the file in its place.
@@ -113,53 +146,80 @@ public final class FeatureWriter {
     /// - Throws: errors of writing; an older file of this name is then as it was.
     public func finish() throws {
         switch format {
-        case .npz:
-            let writer = try NumpyArchiveWriter(path: path)
-            for layer in layers {
-                if let spool = spools[layer] { try writer.add(layer, spool) }
-            }
-            try writer.add("labels", NumpyArray(labels))
-            try writer.add("paths", NumpyArray(paths))
-            try writer.add("classes", NumpyArray(classes))
-            try writer.finish()
+        case .npz: try finishArchive()
         case .npy:
-            try NumpyArchiveWriter.writeArray(NumpyArray(tensor(layers[0])), to: path)
-        case .safetensors:
-            var state = StateDictionary(layers.map { ($0, tensor($0)) })
-            state["labels"] = HostTensor(shape: [labels.count], storage: .int64(labels))
-            try Safetensors.write(state, metadata: ["paths": json(paths), "classes": json(classes)], to: path)
-        case .csv: try table?.commit()
+            let writer = try NumpyArchiveWriter(arrayPath: path)
+            try writer.beginFloats("array", shape: shape(of: layers[0]) ?? [0])
+            try log.forEachPiece(of: layers[0]) { try writer.append($0) }
+            try writer.finish()
+        case .safetensors: try finishSafetensors()
+        case .csv: try finishTable()
         }
+        log.remove()
     }
 
-    private func tensor(_ layer: String) -> HostTensor {
-        let row = rowShapes[layer]?.dimensions ?? []
-        return HostTensor(Shape([labels.count] + row), gathered[layer] ?? [])
+    private func finishArchive() throws {
+        let writer = try NumpyArchiveWriter(path: path)
+        for layer in layers {
+            guard let shape = shape(of: layer) else { continue }
+            try writer.beginFloats(layer, shape: shape)
+            try log.forEachPiece(of: layer) { try writer.append($0) }
+        }
+        try writer.beginIntegers("labels", shape: [log.rowCount])
+        try log.forEachBatch(withRows: false) { labels, _, _ in try writer.append(labels) }
+        try writer.beginTexts("paths", shape: [log.rowCount], width: log.longestPath)
+        try log.forEachBatch(withRows: false) { _, paths, _ in try writer.append(paths) }
+        try writer.add("classes", NumpyArray(classes))
+        if let origin {
+            try writer.add(
+                Self.metadataName, NumpyArray(shape: [], storage: .strings([try json(origin.entries)])))
+        }
+        try writer.finish()
     }
 
-    private func json(_ texts: [String]) throws -> String {
-        String(decoding: try JSONEncoder().encode(texts), as: UTF8.self)
-    }
-
-    private func write(
-        _ features: [String: HostTensor], _ labels: [Int32], _ paths: [String], to table: AtomicFile
-    ) throws {
-        if self.labels.isEmpty {
-            let columns = layers.flatMap { layer in
-                (0..<(rowShapes[layer]?.elementCount ?? 0)).map { quoted("\(layer)[\($0)]") }
+    private func finishSafetensors() throws {
+        var paths: [String] = []
+        try log.forEachBatch(withRows: false) { _, batch, _ in paths += batch }
+        var metadata = origin?.entries ?? [:]
+        metadata["paths"] = try json(paths)
+        metadata["classes"] = try json(classes)
+        var tensors = layers.map {
+            Safetensors.Description(name: $0, type: .f32, shape: shape(of: $0) ?? [0])
+        }
+        tensors.append(Safetensors.Description(name: "labels", type: .i64, shape: [log.rowCount]))
+        let writer = try SafetensorsWriter(path: path, tensors: tensors, metadata: metadata)
+        for tensor in writer.order {
+            if tensor.type == .i64 {
+                try log.forEachBatch(withRows: false) { labels, _, _ in try writer.append(labels) }
+            } else {
+                try log.forEachPiece(of: tensor.name) { try writer.append($0) }
             }
-            try table.write((["path", "label", "class"] + columns).joined(separator: ",") + "\n")
         }
-        for (row, label) in labels.enumerated() {
-            let name = classes.indices.contains(Int(label)) ? classes[Int(label)] : ""
-            var line = "\(quoted(paths[row])),\(label),\(quoted(name))"
-            for layer in layers {
-                let width = rowShapes[layer]?.elementCount ?? 0
-                guard let values = features[layer]?.floats else { continue }
-                for value in values[row * width..<(row + 1) * width] { line += ",\(value)" }
+        try writer.finish()
+    }
+
+    private func finishTable() throws {
+        let table = try AtomicFile(path: path)
+        let widths = layers.map { log.rowShapes[$0]?.elementCount ?? 0 }
+        let columns = zip(layers, widths).flatMap { layer, width in (0..<width).map { quoted("\(layer)[\($0)]") } }
+        try table.write((["path", "label", "class"] + columns).joined(separator: ",") + "\n")
+        try log.forEachBatch(withRows: true) { labels, paths, rows in
+            for (row, label) in labels.enumerated() {
+                let name = classes.indices.contains(Int(label)) ? classes[Int(label)] : ""
+                var line = "\(quoted(paths[row])),\(label),\(quoted(name))"
+                for (values, width) in zip(rows, widths) {
+                    for value in values[row * width..<(row + 1) * width] { line += ",\(value)" }
+                }
+                try table.write(line + "\n")
             }
-            try table.write(line + "\n")
         }
+        try table.commit()
+    }
+
+    private func json(_ value: some Encodable) throws -> String {
+        let encoder = JSONEncoder()
+        encoder.outputFormatting = [.sortedKeys, .withoutEscapingSlashes]
+        return String(decoding: try encoder.encode(value), as: UTF8.self)
     }
 
     /// A field as RFC 4180 has it.

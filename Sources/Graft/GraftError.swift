@@ -12,6 +12,8 @@ public enum GraftError: Error, Hashable, Sendable, CustomStringConvertible {
     case unknownSelector(String, near: [String])
     /// Weights that do not fit an architecture, in full sentences.
     case weightsMismatch(String)
+    /// Features, or a probe, that are not what they should be, in full sentences.
+    case badFeatures(String)
     /// The weights file does not say which architecture it is for, and none was given.
     case architectureUnknown(path: String)
     /// Options that contradict each other or the data.
@@ -34,8 +36,8 @@ public enum GraftError: Error, Hashable, Sendable, CustomStringConvertible {
             "there is no model \"\(name)\"" + didYouMean(near) + "; `graft models` lists them all"
         case .unknownSelector(let name, let near):
             "\"\(name)\" matches no layer or parameter" + didYouMean(near)
-        case .weightsMismatch(let message), .invalidArgument(let message), .noInput(let message),
-            .outputFailed(let message):
+        case .weightsMismatch(let message), .badFeatures(let message), .invalidArgument(let message),
+            .noInput(let message), .outputFailed(let message):
             message
         case .architectureUnknown(let path):
             "\(path) does not say which architecture its weights are for; pass --model NAME"
@@ -83,7 +85,7 @@ public func failureKind(of error: any Error) -> FailureKind {
     case let error as GraftError:
         switch error {
         case .unknownModel, .unknownSelector, .invalidArgument, .architectureUnknown: .usage
-        case .weightsMismatch: .badData
+        case .weightsMismatch, .badFeatures: .badData
         case .noInput: .noInput
         case .outputFailed: .cannotWrite
         case .diverged: .runtime

@@ -42,7 +42,7 @@ public struct Model: Sendable {
         let graph = architecture.graph(classCount: count)
         self.init(
             architecture: architecture, graph: graph, classCount: count,
-            state: Initialization.state(of: graph, headName: architecture.headName, seed: seed),
+            state: Initialization.state(of: graph, architecture, seed: seed),
             preprocessing: try Self.defaultPreprocessing(architecture))
     }
 
@@ -58,11 +58,13 @@ public struct Model: Sendable {
         self.preprocessing = preprocessing
     }
 
-    /// ImageNet's mean and deviation; the shorter side becomes 256/224 of the image size, or the image size itself for
-    /// networks of small pictures.
+    /// ImageNet's mean and deviation; the sizes and the interpolation that the architecture's published weights were
+    /// evaluated with.
     private static func defaultPreprocessing(_ architecture: Architecture) throws -> ImagePreprocessing {
         let size = architecture.imageSize
-        return try ImagePreprocessing(imageSize: size, resize: size < 64 ? size : size * 256 / 224)
+        return try ImagePreprocessing(
+            imageSize: size, resize: architecture.resize ?? (size < 64 ? size : size * 256 / 224),
+            interpolation: architecture.interpolation)
     }
 
     /// ResNet-18 with the weights of a file.
@@ -80,8 +82,13 @@ public struct Model: Sendable {
 
     init(checkpoint: LoadedCheckpoint, name: String?, path: String) throws {
         let metadata = ModelMetadata(checkpoint.metadata)
+        var checkpoint = checkpoint
+        let renamed = try TensorNaming.withTorchvisionNames(checkpoint.state, source: path)
+        if let renamed { checkpoint.state = renamed }
         guard let name = name ?? metadata.architecture else { throw GraftError.architectureUnknown(path: path) }
         let architecture = try Architecture.named(name)
+        checkpoint.state = StateDictionary(
+            checkpoint.state.map { (architecture.currentName(of: $0.name), $0.tensor) })
         if let stated = metadata.architecture, stated != name {
             throw GraftError.weightsMismatch(
                 "\(path) holds weights for \(stated), not for \(name); pass --model \(stated)")
@@ -110,7 +117,8 @@ public struct Model: Sendable {
         self.init(
             architecture: architecture, graph: graph, classCount: classCount, state: state,
             preprocessing: try metadata.preprocessing(path: path) ?? Self.defaultPreprocessing(architecture))
-        loadNotes = checkpoint.notes + report.description.split(separator: "\n").map(String.init)
+        loadNotes = checkpoint.notes + (renamed == nil ? [] : ["timm's names replaced by torchvision's"])
+        loadNotes += report.description.split(separator: "\n").map(String.init)
         if let names = metadata.classNames {
             guard names.count == classCount else {
                 throw GraftError.weightsMismatch("\(path) names \(names.count) classes, its head has \(classCount)")
@@ -156,8 +164,9 @@ public struct Model: Sendable {
     ///
     /// - Parameters:
     ///   - classCount: class scores of the new head.
-    ///   - seed: its weights depend on it; a linear head starts uniform in ±1/√fan-in
-    ///     (`nn.Linear`), SqueezeNet's convolution normal with deviation 0.01 and bias 0 (torchvision's own start).
+    ///   - seed: its weights depend on it; the head starts as torchvision's constructor of the family fills it:
+    ///     uniform in ±1/√fan-in as `nn.Linear`, or for SqueezeNet, MobileNet and RegNet normal with deviation 0.01
+    ///     and bias 0.
     /// - Throws: ``GraftError/invalidArgument(_:)`` for a count below 1.
     public mutating func replaceHead(classCount: Int, seed: UInt64 = 0) throws {
         try Limits.check(classCount: classCount)
@@ -169,7 +178,7 @@ public struct Model: Sendable {
         for parameter in newGraph.parameters {
             newState[parameter.name] =
                 parameter.name.hasPrefix(head)
-                ? Initialization.tensor(parameter, weightShape: weights[parameter.node], isHead: true, seed: seed)
+                ? Initialization.tensor(parameter, weightShape: weights[parameter.node], architecture, seed: seed)
                 : state[parameter.name]
         }
         var copy = Model(
@@ -217,10 +226,18 @@ public struct Model: Sendable {
 
     // MARK: Files
 
-    /// Writes the weights as safetensors that PyTorch loads with `strict=True`; the metadata hold architecture, class
-    /// names, preprocessing and digest. Written to a temporary file first: a failure leaves an older file as it was.
-    public func save(_ path: String) throws {
-        try Safetensors.write(state, metadata: ModelMetadata(self, digest: digest()).entries, to: path)
+    /// Writes weights that PyTorch loads with `strict=True`; the metadata hold architecture, class names, preprocessing
+    /// and digest. Written to a temporary file first: a failure leaves an older file as it was.
+    ///
+    /// - Parameters:
+    ///   - path: the file.
+    ///   - format: nil takes what the ending says, safetensors for an ending that says nothing.
+    /// - Throws: `CheckpointError` when the file cannot be written.
+    public func save(_ path: String, format: WeightsFormat? = nil) throws {
+        let format = format ?? WeightsFormat(ending: path) ?? .safetensors
+        try CheckpointWriter.write(
+            state.map { ($0.name, TensorContent($0.tensor)) }, metadata: ModelMetadata(self, digest: digest()).entries,
+            format: format.checkpointFormat, to: path)
     }
 
     /// Whether every weight and statistic is a finite number.

@@ -4,7 +4,7 @@ import GraftVision
 
 /// What a weights file says about itself in safetensors' `__metadata__`.
 struct ModelMetadata {
-    private enum Key {
+    enum Key {
         static let architecture = "architecture"
         static let classNames = "class_names"
         static let imageSize = "image_size"
@@ -23,11 +23,21 @@ struct ModelMetadata {
 
     /// What a model's file shall say.
     init(_ model: Model, digest: String) throws {
-        let preprocessing = model.preprocessing
+        var entries = Self.entries(
+            architecture: model.architecture.name, preprocessing: model.preprocessing, digest: digest)
+        entries["format"] = "pt"
+        if let names = model.classNames {
+            let data = try JSONSerialization.data(withJSONObject: names)
+            entries[Key.classNames] = String(decoding: data, as: UTF8.self)
+        }
+        self.entries = entries
+    }
+
+    /// What a network's files have in common.
+    static func entries(architecture: String, preprocessing: ImagePreprocessing, digest: String) -> [String: String] {
         func list(_ values: [Float]) -> String { values.map { "\($0)" }.joined(separator: ",") }
-        var entries = [
-            "format": "pt",
-            Key.architecture: model.architecture.name,
+        return [
+            Key.architecture: architecture,
             Key.imageSize: String(preprocessing.imageSize),
             Key.resize: preprocessing.resize.map(String.init) ?? "stretch",
             Key.interpolation: preprocessing.interpolation.rawValue,
@@ -36,12 +46,10 @@ struct ModelMetadata {
             Key.exif: preprocessing.exif.rawValue,
             Key.digest: digest,
         ]
-        if let names = model.classNames {
-            let data = try JSONSerialization.data(withJSONObject: names)
-            entries[Key.classNames] = String(decoding: data, as: UTF8.self)
-        }
-        self.entries = entries
     }
+
+    /// SHA-256 over the tensors.
+    var digest: String? { entries[Key.digest] }
 
     var architecture: String? { entries[Key.architecture] }
 

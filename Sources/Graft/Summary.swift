@@ -107,17 +107,30 @@ public struct ModelSummary: Sendable {
         switch layer {
         case .input: "input"
         case .convolution(let layer):
-            "convolution \(layer.kernel)×\(layer.kernel)" + (layer.stride > 1 ? " /\(layer.stride)" : "")
-                + (layer.groups > 1 ? " groups \(layer.groups)" : "")
+            (layer.groups > 1 && layer.groups == layer.inputChannels ? "depthwise " : "convolution ")
+                + "\(layer.kernel)×\(layer.kernel)" + (layer.stride > 1 ? " /\(layer.stride)" : "")
+                + (layer.groups > 1 && layer.groups < layer.inputChannels ? " groups \(layer.groups)" : "")
         case .linear: "linear"
         case .batchNormalization: "batch norm"
         case .relu: "relu"
+        case .activation(let activation):
+            switch activation {
+            case .relu: "relu"
+            case .relu6: "relu6"
+            case .hardSigmoid: "hard sigmoid"
+            case .hardSwish: "hard swish"
+            case .sigmoid: "sigmoid"
+            case .silu: "silu"
+            case .gelu: "gelu"
+            }
         case .maxPooling(let kernel, let stride, _, _): "max pool \(kernel)×\(kernel) /\(stride)"
         case .averagePooling(let kernel, let stride, _): "average pool \(kernel)×\(kernel) /\(stride)"
         case .adaptiveAveragePooling(let height, let width): "average to \(height)×\(width)"
         case .add: "add"
         case .concatenation: "concatenate"
         case .dropout(let rate): "dropout \(rate)"
+        case .stochasticDepth(let rate): "stochastic depth \(rate)"
+        case .channelScale: "scale channels"
         case .flatten: "flatten"
         case .subsampleAndPad: "subsample, pad"
         }

@@ -6,8 +6,8 @@ enum CommandLineTool {
     static let commands: [Command] = [
         DevicesCommand.command, ModelsCommand.command, SummaryCommand.command, TrainCommand.command,
         FindLearningRateCommand.command,
-        EvaluateCommand.command, PredictCommand.command, ExtractCommand.command, BenchCommand.command,
-        TuneCommand.command, DemoCommand.command,
+        EvaluateCommand.command, PredictCommand.command, ExtractCommand.command, ProbeCommand.command,
+        ConvertCommand.command, BenchCommand.command, TuneCommand.command, DemoCommand.command,
     ]
 
     static func run(_ words: [String]) -> ExitCode {

@@ -84,27 +84,29 @@ extension InstructionBinding {
         }
         normalizePlanes(
             shape, x: x, gamma: gamma, beta: beta, mean: mean, inverse: inverse, residual: residual,
-            rectifies: epilogue.relu, y: y)
+            epilogue, y: y)
     }
 
     mutating func bindBatchNormalizationReplay(_ shape: ActivationShape, _ epilogue: Epilogue) throws(DeviceError) {
         normalizePlanes(
             shape, x: try input(0), gamma: try input(1), beta: try input(2), mean: try input(3), inverse: try input(4),
-            residual: epilogue.residual ? try input(5) : nil, rectifies: epilogue.relu, y: try output(0))
+            residual: epilogue.residual ? try input(5) : nil, epilogue, y: try output(0))
     }
 
     /// `y = (x − mean) · gamma · inverse + beta`, and the epilogue.
     private mutating func normalizePlanes(
         _ shape: ActivationShape, x: UnsafePointer<Float>, gamma: UnsafePointer<Float>, beta: UnsafePointer<Float>,
-        mean: UnsafePointer<Float>, inverse: UnsafePointer<Float>, residual: UnsafePointer<Float>?, rectifies: Bool,
-        y: UnsafeMutablePointer<Float>
+        mean: UnsafePointer<Float>, inverse: UnsafePointer<Float>, residual: UnsafePointer<Float>?,
+        _ epilogue: Epilogue, y: UnsafeMutablePointer<Float>
     ) {
         let kernels = kernels
+        let code = epilogue.furtherActivation?.code
         parallelPlanes(shape) { block, start, vectors, scratch in
             for lane in 0..<16 { scratch[lane] = gamma[block * 16 + lane] * inverse[block * 16 + lane] }
             kernels.normalize(
-                x + start, mean + block * 16, scratch, beta + block * 16, residual.map { $0 + start }, rectifies,
-                y + start, vectors)
+                x + start, mean + block * 16, scratch, beta + block * 16, residual.map { $0 + start },
+                epilogue.relu, y + start, vectors)
+            if let code { kernels.activate(code, y + start, y + start, vectors, shape.lanes(of: block)) }
         }
     }
 
@@ -119,12 +121,14 @@ extension InstructionBinding {
         let variance = try input(4)
         let residual = epilogue.residual ? try input(5) : nil
         let y = try output(0)
+        let code = epilogue.furtherActivation?.code
         parallelPlanes(shape) { block, start, vectors, scratch in
             inferenceScale(gamma, variance, epsilon, block, scratch)
             kernels.normalize(
                 x + start, mean + block * 16, scratch, beta + block * 16, residual.map { $0 + start }, epilogue.relu,
                 y + start,
                 vectors)
+            if let code { kernels.activate(code, y + start, y + start, vectors, shape.lanes(of: block)) }
         }
     }
 

@@ -53,6 +53,8 @@ struct TapProduct {
     var bias: UnsafePointer<Float>?
     var residual: UnsafePointer<Float>?
     var relu: Bool
+    /// Applied to each band after it is stored; contiguous outputs only.
+    var activation: Activation?
 
     var gridPixels: Int { sourceShape.batch * gridHeight * gridWidth }
 
@@ -114,9 +116,16 @@ extension InstructionBinding {
             next += 1
         }
         if epilogue.residual { residual = try input(next) }
+        if geometry.isDepthwise {
+            return try bindDepthwiseConvolution(geometry, bias: bias, residual: residual, epilogue)
+        }
         if geometry.usesWinograd {
-            return try bindWinogradConvolution(
+            try bindWinogradConvolution(
                 geometry, weights: weights, bias: bias, residual: residual, relu: epilogue.relu)
+            if let activation = epilogue.furtherActivation {
+                appendActivation(geometry.output, activation, UnsafePointer(try self.output(0)), try self.output(0))
+            }
+            return
         }
         let blocking = WeightBlocking(geometry.weight)
         let output = geometry.output
@@ -125,7 +134,7 @@ extension InstructionBinding {
             strideHeight: geometry.strideHeight, strideWidth: geometry.strideWidth,
             taps: TapList(geometry.forwardTaps), weights: weights, blocking: blocking, isDense: false,
             output: try self.output(0), outputShape: output, lattice: OutputLattice(), bias: bias, residual: residual,
-            relu: epilogue.relu)
+            relu: epilogue.relu, activation: epilogue.furtherActivation)
         if geometry.usesDenseReduction {
             let packed = try workspace(floatCount: blocking.outputBlockCount * geometry.denseBlockCount * 512)
             packDenseWeights(geometry, weights, packed)
@@ -189,6 +198,8 @@ extension InstructionBinding {
         let totalOutputBlocks = product.outputShape.blocks
         let weightBlockFloats = outerCount * innerCount * 512
         let isDiagonal = !product.isDense && product.blocking.shape.isBlockDiagonal
+        let activation = product.activation?.code
+        let outputShape = product.outputShape
         let firstBlocks = (0..<outputBlocks).map { product.blocking.firstInputBlock(of: $0) }
 
         parallel(bandCount * pieceCount, scratchFloats: tileFloats + gatherFloats + offsetFloats + 64) {
@@ -237,6 +248,11 @@ extension InstructionBinding {
                                     residual: product.residual.map { $0 + output }, relu: product.relu,
                                     pixelOffsets: product.isContiguous ? nil : UnsafePointer(offsets)),
                                 tile: scratch))
+                        if let activation {
+                            kernels.activate(
+                                activation, UnsafePointer(product.output + output), product.output + output, count,
+                                outputShape.lanes(of: channelBlock))
+                        }
                     }
                     continue
                 }
@@ -257,6 +273,13 @@ extension InstructionBinding {
                             bias: product.bias.map { $0 + block * 32 }, residual: product.residual.map { $0 + place },
                             relu: product.relu, pixelOffsets: product.isContiguous ? nil : UnsafePointer(offsets)),
                         tile: scratch))
+                if let activation {
+                    for half in 0..<min(2, totalOutputBlocks - block * 2) {
+                        let written = product.output + (place + half * outputBlockFloats)
+                        kernels.activate(
+                            activation, UnsafePointer(written), written, count, outputShape.lanes(of: block * 2 + half))
+                    }
+                }
             }
         }
     }

@@ -112,6 +112,7 @@ struct DenseWeightGradientSplit {
 
 extension InstructionBinding {
     mutating func bindConvolutionInputGradient(_ geometry: ConvolutionGeometry, addend: Bool) throws(DeviceError) {
+        if geometry.isDepthwise { return try bindDepthwiseInputGradient(geometry, addend: addend) }
         if geometry.usesWinograd { return try bindWinogradInputGradient(geometry, addend: addend) }
         let gradient = try input(0)
         let weights = try input(1)
@@ -176,6 +177,7 @@ extension InstructionBinding {
     }
 
     mutating func bindConvolutionWeightGradient(_ geometry: ConvolutionGeometry) throws(DeviceError) {
+        if geometry.isDepthwise { return try bindDepthwiseWeightGradient(geometry) }
         if geometry.usesDenseReduction { return try bindDenseWeightGradient(geometry) }
         if geometry.usesWinograd { return try bindWinogradWeightGradient(geometry) }
         let kernels = kernels
@@ -347,7 +349,7 @@ extension InstructionBinding {
 }
 
 /// Output positions of a range whose input position `i · stride + offset` exists.
-private func validRange(_ range: Range<Int>, _ offset: Int, _ stride: Int, _ extent: Int) -> Range<Int> {
+func validRange(_ range: Range<Int>, _ offset: Int, _ stride: Int, _ extent: Int) -> Range<Int> {
     let low = offset >= 0 ? 0 : (-offset + stride - 1) / stride
     let room = extent - 1 - offset
     let high = room < 0 ? 0 : room / stride + 1

@@ -19,6 +19,77 @@ extension InstructionBinding {
         }
     }
 
+    mutating func bindActivation(_ shape: ActivationShape, _ activation: Activation) throws(DeviceError) {
+        appendActivation(shape, activation, try input(0), try output(0))
+    }
+
+    /// `y = f(x)`, where y may be x; lanes that are no channels stay zero.
+    mutating func appendActivation(
+        _ shape: ActivationShape, _ activation: Activation, _ x: UnsafePointer<Float>, _ y: UnsafeMutablePointer<Float>
+    ) {
+        let kernels = kernels
+        let piece = 1024
+        let pieces = (shape.pixels + piece - 1) / piece
+        parallel(shape.blocks * pieces) { unit, _ in
+            let block = unit / pieces
+            let first = unit % pieces * piece
+            let start = (block * shape.pixels + first) * 16
+            kernels.activate(
+                activation.code, x + start, y + start, min(piece, shape.pixels - first), shape.lanes(of: block))
+        }
+    }
+
+    mutating func bindActivationGradient(_ shape: ActivationShape, _ activation: Activation) throws(DeviceError) {
+        let kernels = kernels
+        let dy = try input(0)
+        let v = try input(1)
+        let dx = try output(0)
+        parallelVectors(shape.vectors) { first, vectors in
+            kernels.activationGradient(activation.code, dy + first * 16, v + first * 16, dx + first * 16, vectors)
+        }
+    }
+
+    mutating func bindChannelScale(_ shape: ActivationShape) throws(DeviceError) {
+        let kernels = kernels
+        let x = try input(0)
+        let scale = try input(1)
+        let y = try output(0)
+        // Planes and factors have the same order: block, then image.
+        parallel(shape.blocks * shape.batch) { plane, _ in
+            let start = plane * shape.planeFloats
+            kernels.scaleChannels(x + start, scale + plane * 16, y + start, shape.pixelCount)
+        }
+    }
+
+    mutating func bindChannelScaleGradient(_ shape: ActivationShape) throws(DeviceError) {
+        let kernels = kernels
+        let x = try input(0)
+        let dy = try input(1)
+        let result = try output(0)
+        parallel(shape.blocks * shape.batch) { plane, _ in
+            let start = plane * shape.planeFloats
+            kernels.sumProducts(x + start, dy + start, shape.pixelCount, result + plane * 16)
+        }
+    }
+
+    mutating func bindStochasticDepth(_ shape: ActivationShape, rate: Float, salt: UInt32) throws(DeviceError) {
+        let kernels = kernels
+        let step = step
+        let x = try input(0)
+        let y = try output(0)
+        let threshold = DropoutMask.threshold(rate: rate)
+        parallel(shape.blocks * shape.batch) { plane, scratch in
+            let key = DropoutMask.key(step: step.constants.dropoutKey, salt: salt)
+            let image = UInt32(truncatingIfNeeded: plane % shape.batch)
+            let start = plane * shape.planeFloats
+            if DropoutMask.keeps(key: key, index: image, threshold: threshold) {
+                kernels.divide(x + start, 1 - rate, y + start, shape.pixelCount)
+            } else {
+                kernels.zero(y + start, shape.pixelCount)
+            }
+        }
+    }
+
     mutating func bindAdd(_ shape: ActivationShape, relu: Bool) throws(DeviceError) {
         let kernels = kernels
         let a = try input(0)

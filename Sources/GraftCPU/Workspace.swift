@@ -7,10 +7,12 @@ extension Primitive {
         switch self {
         case .convolution(let geometry, _): geometry.forwardWorkspaceFloatCount(registerRows: registerRows)
         case .convolutionInputGradient(let geometry, _):
-            geometry.usesWinograd
-                ? WeightBlocking(geometry.transposedWeight.winograd).elementCount
-                    + geometry.winogradInputGradientPlan(registerRows: registerRows).workspaceFloatCount
-                : WeightBlocking(geometry.transposedWeight).elementCount
+            geometry.isDepthwise
+                ? 0
+                : geometry.usesWinograd
+                    ? WeightBlocking(geometry.transposedWeight.winograd).elementCount
+                        + geometry.winogradInputGradientPlan(registerRows: registerRows).workspaceFloatCount
+                    : WeightBlocking(geometry.transposedWeight).elementCount
         case .convolutionWeightGradient(let geometry): geometry.weightGradientWorkspaceFloatCount
         case .channelSum(let shape): shape.blocks * PlaneChunks(shape).count * 16
         case .batchNormalizationTraining(let shape, _, _, _): shape.blocks * PlaneChunks(shape).count * 48
@@ -19,7 +21,8 @@ extension Primitive {
         case .gradientNorm: GradientNorm.partialCount * 16
         case .imageNormalization, .batchNormalizationInference, .batchNormalizationReplay,
             .batchNormalizationInferenceGradient, .relu,
-            .reluGradient, .maxPooling, .maxPoolingGradient, .averagePooling,
+            .reluGradient, .activation, .activationGradient, .channelScale, .channelScaleGradient, .stochasticDepth,
+            .maxPooling, .maxPoolingGradient, .averagePooling,
             .averagePoolingGradient, .adaptiveAveragePooling, .adaptiveAveragePoolingGradient, .add, .concatenation,
             .channelSlice, .dropout, .flatten, .flattenGradient, .subsampleAndPad, .subsampleAndPadGradient,
             .optimizerUpdate, .gradientAccumulation, .gradientScaling, .weightAveraging:
@@ -30,6 +33,7 @@ extension Primitive {
 
 extension ConvolutionGeometry {
     fileprivate func forwardWorkspaceFloatCount(registerRows: Int) -> Int {
+        if isDepthwise { return 0 }
         if usesWinograd {
             return winogradPlan(registerRows: registerRows).workspaceFloatCount
                 + (method == .winograd ? WeightBlocking(weight.winograd).elementCount : 0)
@@ -38,6 +42,7 @@ extension ConvolutionGeometry {
     }
 
     fileprivate var weightGradientWorkspaceFloatCount: Int {
+        if isDepthwise { return DepthwiseGradientSplit(self).workspaceFloatCount(weight) }
         if usesDenseReduction {
             let split = DenseWeightGradientSplit(self)
             return split.partialCount * split.partialFloats

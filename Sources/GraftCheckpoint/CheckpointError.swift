@@ -85,6 +85,8 @@ package struct ReadLimits: Sendable {
     package var baseByteCount = 256 << 20
     /// … plus so many times the size of the file: room for int8 that becomes int64 and for compressed arrays.
     package var expansion = 64
+    /// Not a limit: whether tensors that are neither float32 nor int64 are handed out as they are in the file too.
+    package var keepsElementTypes = false
 
     /// The limits of every loader unless a caller says otherwise.
     package static let standard = ReadLimits()

@@ -36,6 +36,8 @@ package struct LoadedCheckpoint: Sendable {
     package var container: CheckpointContainer
     /// Element types in the file of the tensors that were converted, by name, as PyTorch calls them.
     package var originalTypes: [String: String]
+    /// Those tensors as they are in the file, when ``ReadLimits/keepsElementTypes`` asks for them.
+    package var originals: [String: TensorContent] = [:]
     /// Keys such as `state_dict` that the tensors stood under.
     package var wrapper: [String] = []
     /// The prefix such as `module.` that every name had and that was taken off; empty if none.
@@ -43,13 +45,19 @@ package struct LoadedCheckpoint: Sendable {
     /// Entries that are not weights.
     package var ignored: [IgnoredEntry] = []
 
+    /// The tensors in the order of the file, with its element types as far as they were kept.
+    package var contents: [(name: String, content: TensorContent)] {
+        state.map { ($0.name, originals[$0.name] ?? TensorContent($0.tensor)) }
+    }
+
     /// What was found and done, a line each, for a log.
     package var notes: [String] {
         var notes = ["\(container.rawValue), \(state.count) tensors, \(state.elementCount) elements"]
         if !wrapper.isEmpty { notes.append("tensors under \(wrapper.joined(separator: "."))") }
         if !strippedPrefix.isEmpty { notes.append("prefix \(strippedPrefix) taken off every name") }
         for type in Set(originalTypes.values).sorted() {
-            let count = originalTypes.values.count { $0 == type }
+            let count = originalTypes.count { $0.value == type && originals[$0.key] == nil }
+            guard count > 0 else { continue }
             let target = ElementType(rawValue: type)?.isFloatingPoint == true ? "float32" : "int64"
             notes.append("\(count) tensors converted from \(type) to \(target)")
         }
@@ -126,6 +134,8 @@ package enum CheckpointReader {
         result.state = StateDictionary(zip(names, checkpoint.state).map { ($0, $1.tensor) })
         result.originalTypes = Dictionary(
             uniqueKeysWithValues: checkpoint.originalTypes.map { (String($0.key.dropFirst(stripped.count)), $0.value) })
+        result.originals = Dictionary(
+            uniqueKeysWithValues: checkpoint.originals.map { (String($0.key.dropFirst(stripped.count)), $0.value) })
         result.strippedPrefix = stripped
         return result
     }

@@ -184,13 +184,31 @@ package enum NumpyFile {
     ) throws(CheckpointError) {
         let header = try Header(location, limits: limits)
         guard case .number(let type) = header.kind else {
+            if name == CheckpointWriter.metadataName, header.view.shape.elementCount == 1 {
+                let width: Int
+                if case .unicode(let count) = header.kind {
+                    width = count
+                } else {
+                    width = header.kind.elementByteCount
+                }
+                let texts = try readStrings(header, width: width, location: location, budget: &budget)
+                checkpoint.metadata = try Safetensors.parseMetadata(
+                    Array((texts.first ?? "").utf8), file: "\(location.source.name):\(name)")
+                return
+            }
             checkpoint.ignored.append(IgnoredEntry(name: name, description: "texts \(header.view.shape)"))
             return
         }
         checkpoint.state[name] = try readTensor(
             header.view, type: type, bigEndian: header.bigEndian, source: location.source,
             storageStart: header.dataStart, what: name, budget: &budget)
-        if !type.isKept { checkpoint.originalTypes[name] = type.rawValue }
+        guard !type.isKept else { return }
+        checkpoint.originalTypes[name] = type.rawValue
+        if limits.keepsElementTypes {
+            checkpoint.originals[name] = try readOriginal(
+                header.view, type: type, bigEndian: header.bigEndian, source: location.source,
+                storageStart: header.dataStart, what: name, budget: &budget)
+        }
     }
 
     // Arrays.

@@ -1,33 +1,20 @@
 import CSystemSupport
 import GraftTensor
 
-#if canImport(Glibc)
-    import Glibc
-#elseif canImport(Musl)
-    import Musl
-#elseif canImport(Darwin)
-    import Darwin
-#endif
-
 /// Writes a `.npz` archive array by array, atomically; the same arrays give the same bytes.
 ///
 /// Entries are stored without compression and dated 1980-01-01. Arrays may be written in pieces, so that features
-/// need not fit in memory. The archive appears under its name with `finish`.
+/// need not fit in memory. The archive appears under its name with `finish`. A lone `.npy` array is written likewise.
 package final class NumpyArchiveWriter {
-    private struct Entry {
-        var name: [UInt8]
-        var headerStart: Int
-        var byteCount: Int
-        var crc: UInt32
-    }
-
     private let file: AtomicFile
     /// Whether this writes a lone `.npy` array.
     private let isBare: Bool
-    private var entries: [Entry] = []
+    private var entries: [ZipWriterEntry] = []
     private var names: Set<String> = []
     /// Elements that the current array still lacks.
     private var missingCount = 0
+    /// Code points of each text of the current array.
+    private var textWidth = 0
 
     /// Begins an archive; the folder of `path` must exist.
     package init(path: String) throws(CheckpointError) {
@@ -51,22 +38,19 @@ package final class NumpyArchiveWriter {
             try begin(name, shape: array.shape, type: "|u1", elementByteCount: 1)
             try append(values)
         case .strings(let values):
-            // numpy's narrowest text type has one code point.
-            let width = max(1, values.map(\.unicodeScalars.count).max() ?? 1)
-            try begin(name, shape: array.shape, type: "<U\(width)", elementByteCount: width * 4)
-            for text in values {
-                var codes = text.unicodeScalars.map(\.value)
-                codes.append(contentsOf: repeatElement(0, count: width - codes.count))
-                try appendRaw(codes, elementCount: 1)
-            }
+            try beginTexts(name, shape: array.shape, width: values.map(\.unicodeScalars.count).max() ?? 1)
+            try append(values)
         }
     }
 
-    /// Adds the rows of a spool as one float32 array `[rows] + rowShape`.
-    package func add(_ name: String, _ spool: FloatRowSpool) throws(CheckpointError) {
-        try begin(
-            name, shape: Shape([spool.rowCount] + spool.rowShape.dimensions), type: "<f4", elementByteCount: 4)
-        try spool.forEachPiece { (piece) throws(CheckpointError) in try self.append(piece) }
+    /// Adds a tensor with its own element type; numpy has no bfloat16, which becomes float32 of the same values.
+    func add(_ name: String, _ tensor: TensorContent) throws(CheckpointError) {
+        let content = tensor.widenedFromBFloat16()
+        try begin(name, shape: content.shape, type: content.type.numpyName, elementByteCount: content.type.byteCount)
+        guard let last = entries.indices.last else { return }
+        entries[last].crc = content.crc32(after: entries[last].crc)
+        missingCount = 0
+        try content.write(to: file)
     }
 
     /// Begins a float32 array that `append` fills in row-major order.
@@ -74,15 +58,43 @@ package final class NumpyArchiveWriter {
         try begin(name, shape: shape, type: "<f4", elementByteCount: 4)
     }
 
-    /// Adds elements to the array that was begun.
+    /// Begins an int64 array that `append` fills in row-major order.
+    package func beginIntegers(_ name: String, shape: Shape) throws(CheckpointError) {
+        try begin(name, shape: shape, type: "<i8", elementByteCount: 8)
+    }
+
+    /// Begins an array of texts that `append` fills; none may have more than `width` code points.
+    package func beginTexts(_ name: String, shape: Shape, width: Int) throws(CheckpointError) {
+        // numpy's narrowest text type has one code point.
+        textWidth = max(1, width)
+        try begin(name, shape: shape, type: "<U\(textWidth)", elementByteCount: textWidth * 4)
+    }
+
+    /// Adds elements to the array that was begun, of the type it was begun with.
     package func append(_ values: [Float]) throws(CheckpointError) {
         try appendRaw(values, elementCount: values.count)
     }
 
-    private func append<Element: FixedWidthInteger & BitwiseCopyable>(
+    /// Adds elements to the array that was begun, of the type it was begun with.
+    package func append<Element: FixedWidthInteger & BitwiseCopyable>(
         _ values: [Element]
     ) throws(CheckpointError) {
         try appendRaw(values, elementCount: values.count)
+    }
+
+    /// Adds texts to the array of texts that was begun.
+    package func append(_ texts: [String]) throws(CheckpointError) {
+        for text in texts {
+            var codes = text.unicodeScalars.map(\.value)
+            guard codes.count <= textWidth else {
+                throw .unsupported(
+                    file: file.path, what: "npz array of texts",
+                    found: "a text of \(codes.count) code points where \(textWidth) were announced",
+                    next: "announce the longest")
+            }
+            codes.append(contentsOf: repeatElement(0, count: textWidth - codes.count))
+            try appendRaw(codes, elementCount: 1)
+        }
     }
 
     private func appendRaw<Element: BitwiseCopyable>(
@@ -124,15 +136,15 @@ package final class NumpyArchiveWriter {
         // Magic, version and length take 10 bytes; the data begins at a multiple of 64.
         header += String(repeating: " ", count: (64 - (10 + header.utf8.count + 1) % 64) % 64) + "\n"
         var npy: [UInt8] = [0x93, 0x4E, 0x55, 0x4D, 0x50, 0x59, 1, 0]
-        npy.append(contentsOf: Self.bytes(header.utf8.count, 2))
+        npy.append(contentsOf: littleEndianBytes(header.utf8.count, 2))
         npy.append(contentsOf: header.utf8)
 
-        let entry = Entry(
+        let entry = ZipWriterEntry(
             name: Array((name + ".npy").utf8), headerStart: file.byteCount,
             byteCount: npy.count + shape.elementCount * elementByteCount, crc: 0)
-        try patchLast()
+        if !isBare { try patchLast() }
         entries.append(entry)
-        if !isBare { try file.write(Self.localHeader(entry)) }
+        if !isBare { try file.write(entry.localHeader()) }
         missingCount = shape.elementCount
         try appendHeader(npy)
     }
@@ -146,36 +158,20 @@ package final class NumpyArchiveWriter {
     /// Puts the CRC into the header of the entry that is now whole.
     private func patchLast() throws(CheckpointError) {
         guard let entry = entries.last else { return }
-        try file.overwrite(Self.bytes(Int(entry.crc), 4), at: entry.headerStart + 14)
+        try file.overwrite(littleEndianBytes(Int(entry.crc), 4), at: entry.headerStart + ZipWriterEntry.crcOffset)
     }
 
-    /// Finishes the archive and puts it in its place.
+    /// Finishes the archive, or the lone array, and puts it in its place.
     package func finish() throws(CheckpointError) {
         try requireWhole()
+        guard !isBare else { return try file.commit() }
         try patchLast()
         let directoryStart = file.byteCount
-        for entry in entries { try file.write(Self.directoryEntry(entry)) }
+        for entry in entries { try file.write(entry.directoryEntry) }
         let directoryEnd = file.byteCount
-        let size = directoryEnd - directoryStart
-        let limit = 0xFFFF_FFFF
-        if entries.count >= 0xFFFF || size >= limit || directoryStart >= limit {
-            var record: [UInt8] = [0x50, 0x4B, 6, 6]
-            for (value, width) in [
-                (44, 8), (45, 2), (45, 2), (0, 4), (0, 4), (entries.count, 8), (entries.count, 8), (size, 8),
-                (directoryStart, 8),
-            ] { record.append(contentsOf: Self.bytes(value, width)) }
-            record.append(contentsOf: [0x50, 0x4B, 6, 7])
-            for (value, width) in [(0, 4), (directoryEnd, 8), (1, 4)] {
-                record.append(contentsOf: Self.bytes(value, width))
-            }
-            try file.write(record)
-        }
-        var end: [UInt8] = [0x50, 0x4B, 5, 6]
-        let count = min(entries.count, 0xFFFF)
-        for (value, width) in [
-            (0, 2), (0, 2), (count, 2), (count, 2), (min(size, limit), 4), (min(directoryStart, limit), 4), (0, 2),
-        ] { end.append(contentsOf: Self.bytes(value, width)) }
-        try file.write(end)
+        try file.write(
+            ZipWriterEntry.endRecords(
+                entryCount: entries.count, directoryStart: directoryStart, directoryEnd: directoryEnd))
         try file.commit()
     }
 
@@ -188,139 +184,50 @@ package final class NumpyArchiveWriter {
         try writer.finish()
     }
 
+    /// Writes tensors, and texts as a text array `__metadata__` of one JSON object.
+    static func write(
+        _ tensors: [(name: String, content: TensorContent)], metadata: [String: String], to path: String
+    ) throws(CheckpointError) {
+        let writer = try NumpyArchiveWriter(path: path)
+        for (name, content) in tensors { try writer.add(name, content) }
+        if !metadata.isEmpty {
+            let text = CheckpointWriter.text(of: metadata)
+            try writer.add(CheckpointWriter.metadataName, NumpyArray(shape: [], storage: .strings([text])))
+        }
+        try writer.finish()
+    }
+
     /// Writes one array as a `.npy` file.
     package static func writeArray(_ array: NumpyArray, to path: String) throws(CheckpointError) {
         // The same bytes as the entry of an archive, without the archive around it.
-        let writer = try NumpyArchiveWriter(bare: path)
+        let writer = try NumpyArchiveWriter(arrayPath: path)
         try writer.add("array", array)
-        try writer.requireWhole()
-        try writer.file.commit()
+        try writer.finish()
     }
 
-    private init(bare path: String) throws(CheckpointError) {
+    /// Begins a `.npy` file of one array, whose name is not written.
+    package init(arrayPath path: String) throws(CheckpointError) {
         isBare = true
         file = try AtomicFile(path: path)
     }
-
-    private static func bytes(_ value: Int, _ count: Int) -> [UInt8] {
-        (0..<count).map { UInt8(truncatingIfNeeded: value >> (8 * $0)) }
-    }
-
-    private static let largeEntry = 0xFFFF_FFFF
-
-    private static func localHeader(_ entry: Entry) -> [UInt8] {
-        let isLarge = entry.byteCount >= largeEntry
-        let size = isLarge ? largeEntry : entry.byteCount
-        var header: [UInt8] = [0x50, 0x4B, 3, 4]
-        // Version, flags (names in UTF-8), method, time, date 1980-01-01, CRC (patched later), sizes, lengths.
-        for (value, width) in [
-            (isLarge ? 45 : 20, 2), (0x800, 2), (0, 2), (0, 2), (0x21, 2), (0, 4), (size, 4), (size, 4),
-            (entry.name.count, 2), (isLarge ? 20 : 0, 2),
-        ] { header.append(contentsOf: bytes(value, width)) }
-        header.append(contentsOf: entry.name)
-        if isLarge {
-            for (value, width) in [(1, 2), (16, 2), (entry.byteCount, 8), (entry.byteCount, 8)] {
-                header.append(contentsOf: bytes(value, width))
-            }
-        }
-        return header
-    }
-
-    private static func directoryEntry(_ entry: Entry) -> [UInt8] {
-        let isLarge = entry.byteCount >= largeEntry
-        let isFar = entry.headerStart >= largeEntry
-        let size = isLarge ? largeEntry : entry.byteCount
-        var extra: [UInt8] = []
-        if isLarge || isFar {
-            extra.append(contentsOf: bytes(1, 2))
-            extra.append(contentsOf: bytes((isLarge ? 16 : 0) + (isFar ? 8 : 0), 2))
-            if isLarge { extra.append(contentsOf: bytes(entry.byteCount, 8) + bytes(entry.byteCount, 8)) }
-            if isFar { extra.append(contentsOf: bytes(entry.headerStart, 8)) }
-        }
-        var header: [UInt8] = [0x50, 0x4B, 1, 2]
-        for (value, width) in [
-            (0x314, 2), (isLarge || isFar ? 45 : 20, 2), (0x800, 2), (0, 2), (0, 2), (0x21, 2), (Int(entry.crc), 4),
-            (size, 4), (size, 4), (entry.name.count, 2), (extra.count, 2), (0, 2), (0, 2), (0, 2),
-            (0o100644 << 16, 4), (isFar ? largeEntry : entry.headerStart, 4),
-        ] { header.append(contentsOf: bytes(value, width)) }
-        return header + entry.name + extra
-    }
 }
 
-/// Rows of floats that wait on the disk until their number is known, without a name in the folder.
-///
-/// Several layers' features arrive batch by batch, and an archive holds them one layer after the other.
-package final class FloatRowSpool {
-    /// The extents of one row.
-    package let rowShape: Shape
-    /// Rows so far.
-    package private(set) var rowCount = 0
-    private let descriptor: Int32
-    private let path: String
-    private static let pieceCount = 1 << 18
-
-    /// Makes an empty spool in the folder of the file that will be written.
-    package init(besides path: String, rowShape: Shape) throws(CheckpointError) {
-        self.rowShape = rowShape
-        self.path = path
-        let folder = path.contains("/") ? String(path[..<(path.lastIndex(of: "/") ?? path.startIndex)]) + "/" : ""
-        var template = Array((folder + ".graft-rows-XXXXXX").utf8CString)
-        descriptor = mkstemp(&template)
-        guard descriptor >= 0 else {
-            throw .cannotWrite(file: path, operation: "create a file beside it", reason: errorText(errno))
-        }
-        // Without a name the file goes away by itself, however this process ends.
-        unlink(template)
-    }
-
-    deinit { if descriptor >= 0 { close(descriptor) } }
-
-    /// Adds whole rows.
-    package func append(_ values: [Float]) throws(CheckpointError) {
-        let width = rowShape.elementCount
-        guard width > 0, values.count.isMultiple(of: width) else {
-            throw .unsupported(
-                file: path, what: "rows of \(rowShape)", found: "\(values.count) elements", next: "append whole rows")
-        }
-        var done = 0
-        let total = values.count * 4
-        while done < total {
-            let result = values.withUnsafeBytes { bytes in
-                pwrite(
-                    descriptor, bytes.baseAddress.map { $0 + done }, total - done, off_t(rowCount * width * 4 + done))
-            }
-            if result < 0 {
-                let number = errno
-                if number == EINTR { continue }
-                throw .cannotWrite(file: path, operation: "write \(total) bytes beside it", reason: errorText(number))
-            }
-            done += result
-        }
-        rowCount += values.count / width
-    }
-
-    /// Hands out all elements in order, a piece at a time.
-    func forEachPiece(_ body: ([Float]) throws(CheckpointError) -> Void) throws(CheckpointError) {
-        let total = rowCount * rowShape.elementCount
-        var done = 0
-        while done < total {
-            let count = min(Self.pieceCount, total - done)
-            let piece: [Float] = try makeArray(count: count) { (buffer) throws(CheckpointError) in
-                var read = 0
-                while read < buffer.count {
-                    let result = pread(
-                        self.descriptor, buffer.baseAddress.map { $0 + read }, buffer.count - read,
-                        off_t(done * 4 + read))
-                    if result < 0, errno == EINTR { continue }
-                    guard result > 0 else {
-                        throw .cannotRead(
-                            file: self.path, operation: "read the rows kept beside it", reason: errorText(errno))
-                    }
-                    read += result
-                }
-            }
-            try body(piece)
-            done += count
+extension ElementType {
+    /// numpy's type string, little-endian.
+    fileprivate var numpyName: String {
+        switch self {
+        case .float64: "<f8"
+        case .float32, .bfloat16: "<f4"
+        case .float16: "<f2"
+        case .int64: "<i8"
+        case .int32: "<i4"
+        case .int16: "<i2"
+        case .int8: "|i1"
+        case .uint8: "|u1"
+        case .bool: "|b1"
+        case .uint16: "<u2"
+        case .uint32: "<u4"
+        case .uint64: "<u8"
         }
     }
 }

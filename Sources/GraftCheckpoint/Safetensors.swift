@@ -1,7 +1,7 @@
 import GraftTensor
 
 /// Element types by their names in safetensors headers.
-enum SafetensorsType: String {
+package enum SafetensorsType: String, Sendable {
     case f64 = "F64"
     case f32 = "F32"
     case f16 = "F16"
@@ -16,12 +16,23 @@ enum SafetensorsType: String {
     case u32 = "U32"
     case u64 = "U64"
 
-    init(of storage: HostTensor.Storage) {
-        switch storage {
+    init(of storage: HostTensor.Storage) { self.init(ElementType(of: storage)) }
+
+    init(_ type: ElementType) {
+        switch type {
+        case .float64: self = .f64
         case .float32: self = .f32
+        case .float16: self = .f16
+        case .bfloat16: self = .bf16
         case .int64: self = .i64
         case .int32: self = .i32
+        case .int16: self = .i16
+        case .int8: self = .i8
         case .uint8: self = .u8
+        case .bool: self = .bool
+        case .uint16: self = .u16
+        case .uint32: self = .u32
+        case .uint64: self = .u64
         }
     }
 
@@ -55,7 +66,7 @@ package enum Safetensors {
         var position: Int
     }
 
-    private static let metadataName = "__metadata__"
+    private static var metadataName: String { CheckpointWriter.metadataName }
 
     /// Whether the first bytes are those of a safetensors file.
     static func recognizes(_ start: [UInt8]) -> Bool {
@@ -111,6 +122,7 @@ package enum Safetensors {
         var budget = ByteBudget(file: file, fileByteCount: source.count, limits: limits)
         var state = StateDictionary()
         var originalTypes: [String: String] = [:]
+        var originals: [String: TensorContent] = [:]
         for entry in entries {
             let type = entry.type.elementType
             let view = try StridedView.rowMajor(
@@ -126,10 +138,16 @@ package enum Safetensors {
                 view, type: type, bigEndian: false, source: source, storageStart: dataStart + entry.begin,
                 what: entry.name, budget: &budget)
             if !type.isKept { originalTypes[entry.name] = type.rawValue }
+            if !type.isKept, limits.keepsElementTypes {
+                originals[entry.name] = try readOriginal(
+                    view, type: type, bigEndian: false, source: source, storageStart: dataStart + entry.begin,
+                    what: entry.name, budget: &budget)
+            }
         }
         entries.removeAll()
         return LoadedCheckpoint(
-            state: state, metadata: metadata, container: .safetensors, originalTypes: originalTypes)
+            state: state, metadata: metadata, container: .safetensors, originalTypes: originalTypes,
+            originals: originals)
     }
 
     private static func parse(
@@ -156,6 +174,14 @@ package enum Safetensors {
         }
         try scanner.expectEnd()
         return (entries, metadata)
+    }
+
+    /// The texts of a JSON object that stands alone.
+    static func parseMetadata(_ text: [UInt8], file: String) throws(CheckpointError) -> [String: String] {
+        var scanner = HeaderScanner(text, file: file, base: 0)
+        let metadata = try parseMetadata(&scanner)
+        try scanner.expectEnd()
+        return metadata
     }
 
     private static func parseMetadata(_ scanner: inout HeaderScanner) throws(CheckpointError) -> [String: String] {
@@ -214,8 +240,15 @@ package enum Safetensors {
     package static func write(
         _ state: StateDictionary, metadata: [String: String] = [:], to path: String
     ) throws(CheckpointError) {
+        try write(state.map { (name: $0.name, content: TensorContent($0.tensor)) }, metadata: metadata, to: path)
+    }
+
+    /// Writes tensors of any element type, in the order given; the same tensors give the same bytes.
+    static func write(
+        _ tensors: [(name: String, content: TensorContent)], metadata: [String: String], to path: String
+    ) throws(CheckpointError) {
         let file = try AtomicFile(path: path)
-        try write(state, metadata: metadata, into: file)
+        try write(tensors, metadata: metadata, into: file)
         try file.commit()
     }
 
@@ -224,42 +257,62 @@ package enum Safetensors {
         _ state: StateDictionary, metadata: [String: String], to path: String, beforeReplacing: () throws -> Void
     ) throws {
         let file = try AtomicFile(path: path)
-        try write(state, metadata: metadata, into: file)
+        try write(
+            state.map { (name: $0.name, content: TensorContent($0.tensor)) }, metadata: metadata, into: file)
         try beforeReplacing()
         try file.commit()
     }
 
     private static func write(
-        _ state: StateDictionary, metadata: [String: String], into file: AtomicFile
+        _ tensors: [(name: String, content: TensorContent)], metadata: [String: String], into file: AtomicFile
     ) throws(CheckpointError) {
-        guard state[metadataName] == nil else {
+        let order = try writeHeader(
+            tensors.map {
+                Description(name: $0.name, type: SafetensorsType($0.content.type), shape: $0.content.shape)
+            }, metadata: metadata, into: file)
+        let contents = Dictionary(tensors.map { ($0.name, $0.content) }) { first, _ in first }
+        for description in order { try contents[description.name]?.write(to: file) }
+    }
+
+    /// What the header says of a tensor, besides where its data lie.
+    package struct Description: Sendable {
+        package var name: String
+        package var type: SafetensorsType
+        package var shape: Shape
+
+        package init(name: String, type: SafetensorsType, shape: Shape) {
+            self.name = name
+            self.type = type
+            self.shape = shape
+        }
+
+        var byteCount: Int { shape.elementCount * type.elementType.byteCount }
+    }
+
+    /// Writes the header; the data must follow in the order that is returned.
+    fileprivate static func writeHeader(
+        _ tensors: [Description], metadata: [String: String], into file: AtomicFile
+    ) throws(CheckpointError) -> [Description] {
+        guard !tensors.contains(where: { $0.name == metadataName }) else {
             throw .unsupported(
                 file: file.path, what: "safetensors", found: "a tensor named \(metadataName)", next: "rename it")
         }
-        let tensors = state.map { (name: $0.name, tensor: $0.tensor) }
-        let ordered = [8, 4, 1].flatMap { width in
-            tensors.filter { SafetensorsType(of: $0.tensor.storage).elementType.byteCount == width }
-        }
+        let ordered = [8, 4, 2, 1].flatMap { width in tensors.filter { $0.type.elementType.byteCount == width } }
         var ranges: [String: (begin: Int, end: Int)] = [:]
         var position = 0
-        for (name, tensor) in ordered {
-            let type = SafetensorsType(of: tensor.storage).elementType
-            let end = position + tensor.shape.elementCount * type.byteCount
-            ranges[name] = (position, end)
-            position = end
+        for tensor in ordered {
+            ranges[tensor.name] = (position, position + tensor.byteCount)
+            position += tensor.byteCount
         }
         var header = "{"
         if !metadata.isEmpty {
-            let pairs = sortedByCodePoint(Array(metadata.keys)).map { key in
-                "\(quoted(key)):\(quoted(metadata[key] ?? ""))"
-            }
-            header += "\(quoted(metadataName)):{\(pairs.joined(separator: ","))}"
+            header += "\(CheckpointWriter.quoted(metadataName)):\(CheckpointWriter.text(of: metadata))"
         }
-        for (name, tensor) in tensors {
-            guard let range = ranges[name] else { continue }
+        for tensor in tensors {
+            guard let range = ranges[tensor.name] else { continue }
             if header.utf8.count > 1 { header += "," }
             let shape = tensor.shape.dimensions.map(String.init).joined(separator: ",")
-            header += "\(quoted(name)):{\"dtype\":\"\(SafetensorsType(of: tensor.storage).rawValue)\","
+            header += "\(CheckpointWriter.quoted(tensor.name)):{\"dtype\":\"\(tensor.type.rawValue)\","
             header += "\"shape\":[\(shape)],\"data_offsets\":[\(range.begin),\(range.end)]}"
         }
         header += "}"
@@ -271,32 +324,40 @@ package enum Safetensors {
         }
         try file.write([UInt64(header.utf8.count).littleEndian])
         try file.write(header)
-        for (_, tensor) in ordered {
-            switch tensor.storage {
-            case .float32(let values): try file.write(values)
-            case .int64(let values): try file.write(values)
-            case .int32(let values): try file.write(values)
-            case .uint8(let values): try file.write(values)
-            }
-        }
+        return ordered
+    }
+}
+
+/// Writes a safetensors file whose tensors need not fit in memory: shapes first, then the data in pieces.
+package final class SafetensorsWriter {
+    private let file: AtomicFile
+    private var missingByteCount: Int
+    /// The tensors in the order in which their data must be appended.
+    package let order: [Safetensors.Description]
+
+    /// Begins a file; the folder of `path` must exist. The file appears under its name with `finish`.
+    package init(
+        path: String, tensors: [Safetensors.Description], metadata: [String: String] = [:]
+    ) throws(CheckpointError) {
+        file = try AtomicFile(path: path)
+        order = try Safetensors.writeHeader(tensors, metadata: metadata, into: file)
+        missingByteCount = order.reduce(0) { $0 + $1.byteCount }
     }
 
-    /// A JSON string.
-    private static func quoted(_ text: String) -> String {
-        var result = "\""
-        for scalar in text.unicodeScalars {
-            switch scalar {
-            case "\"": result += "\\\""
-            case "\\": result += "\\\\"
-            case "\n": result += "\\n"
-            case "\r": result += "\\r"
-            case "\t": result += "\\t"
-            case _ where scalar.value < 0x20:
-                result += "\\u00" + hexadecimal([UInt8(scalar.value)])
-            default: result.unicodeScalars.append(scalar)
-            }
+    /// Adds elements, of the type of the tensor they belong to.
+    package func append<Element: BitwiseCopyable>(_ values: [Element]) throws(CheckpointError) {
+        missingByteCount -= values.count * MemoryLayout<Element>.stride
+        try file.write(values)
+    }
+
+    /// Puts the file in its place.
+    package func finish() throws(CheckpointError) {
+        guard missingByteCount == 0 else {
+            throw .unsupported(
+                file: file.path, what: "safetensors", found: "data of which \(missingByteCount) bytes are missing",
+                next: "append as many elements as the shapes say")
         }
-        return result + "\""
+        try file.commit()
     }
 }
 

@@ -37,6 +37,7 @@ enum StateExtraction {
         var budget = ByteBudget(file: file, fileByteCount: fileByteCount, limits: limits)
         var state = StateDictionary()
         var originalTypes: [String: String] = [:]
+        var originals: [String: TensorContent] = [:]
         for (name, (_, number)) in zip(names, found.tensors) {
             guard let reference = machine.tensors[number] else {
                 throw .malformed(
@@ -47,14 +48,21 @@ enum StateExtraction {
                     file: file, what: "tensor \(name)", offset: reference.position, found: "the name twice",
                     expected: "each name once")
             }
-            state[name] = try read(
-                reference, name: name, machine: machine, locations: locations, bigEndian: bigEndian, limits: limits,
-                budget: &budget)
-            if !reference.type.isKept { originalTypes[name] = reference.type.rawValue }
+            let place = try locate(reference, name: name, machine: machine, locations: locations, limits: limits)
+            state[name] = try readTensor(
+                place.view, type: reference.type, bigEndian: bigEndian, source: place.source,
+                storageStart: place.start, what: name, budget: &budget)
+            guard !reference.type.isKept else { continue }
+            originalTypes[name] = reference.type.rawValue
+            if limits.keepsElementTypes {
+                originals[name] = try readOriginal(
+                    place.view, type: reference.type, bigEndian: bigEndian, source: place.source,
+                    storageStart: place.start, what: name, budget: &budget)
+            }
         }
         return LoadedCheckpoint(
-            state: state, metadata: [:], container: container, originalTypes: originalTypes, wrapper: wrapper,
-            strippedPrefix: stripped, ignored: found.ignored)
+            state: state, metadata: [:], container: container, originalTypes: originalTypes,
+            originals: originals, wrapper: wrapper, strippedPrefix: stripped, ignored: found.ignored)
     }
 
     /// Takes off the prefixes that every name has.
@@ -142,10 +150,11 @@ enum StateExtraction {
         return found
     }
 
-    private static func read(
+    /// The checked view of a tensor and the place of its storage.
+    private static func locate(
         _ reference: TensorReference, name: String, machine: PickleMachine, locations: [String: StorageLocation],
-        bigEndian: Bool, limits: ReadLimits, budget: inout ByteBudget
-    ) throws(CheckpointError) -> HostTensor {
+        limits: ReadLimits
+    ) throws(CheckpointError) -> (view: StridedView, source: ByteSource, start: Int) {
         let file = machine.file
         let storage = machine.storages[reference.storage]
         let elementByteCount = reference.type.byteCount
@@ -154,9 +163,8 @@ enum StateExtraction {
             dimensions: reference.dimensions, strides: reference.strides, offset: reference.offset,
             storageCount: count, file: file, what: "tensor \(name)", position: reference.position, limits: limits)
         guard view.span > 0 else {
-            // An empty tensor may have an empty storage, which legacy files do not list.
-            return HostTensor(
-                shape: view.shape, storage: reference.type.isFloatingPoint ? .float32([]) : .int64([]))
+            // An empty tensor may have an empty storage, which legacy files do not list; nothing is read of it.
+            return (view, ByteSource(name: file, memory: []), 0)
         }
         guard let location = locations[storage.key] else {
             throw .malformed(
@@ -169,8 +177,6 @@ enum StateExtraction {
                 file: file, what: "storage \(storage.key) of \(name)", offset: location.start,
                 found: "\(location.byteCount) bytes", expected: "\(storage.rootCount * unit)")
         }
-        return try readTensor(
-            view, type: reference.type, bigEndian: bigEndian, source: location.source,
-            storageStart: location.start + storage.offset * unit, what: name, budget: &budget)
+        return (view, location.source, location.start + storage.offset * unit)
     }
 }

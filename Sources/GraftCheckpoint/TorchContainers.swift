@@ -51,9 +51,14 @@ enum TorchZip {
             }
             locations[storage.key] = try archive.open(entry)
         }
-        return try StateExtraction.load(
+        var checkpoint = try StateExtraction.load(
             value, machine: machine, container: .torchZip, locations: locations, bigEndian: bigEndian,
             fileByteCount: archive.source.count, limits: limits)
+        if let entry = archive[root + TorchZipWriter.metadataEntry] {
+            checkpoint.metadata = try Safetensors.parseMetadata(
+                archive.contents(entry, limit: limits.headerByteCount), file: "\(file):\(entry.name)")
+        }
+        return checkpoint
     }
 }
 

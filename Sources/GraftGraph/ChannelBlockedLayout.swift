@@ -10,6 +10,7 @@ import GraftTensor
 ///   input block and input lane. Output block `kb` reads the `B` input blocks from ``WeightBlocking/firstInputBlock(of:)``,
 ///   those that its groups touch; without groups all of them. Weights between channels of different groups, and of
 ///   channels that do not exist, are zero. Gradients and optimizer state have the same layout and the same zeros.
+///   Depthwise (``WeightShape/isDepthwise``): `[⌈C/16⌉][R·S][16]`.
 /// - Pixels, labels, metrics: as on the host.
 package enum ChannelBlockedLayout {
     /// Channels per activation block: one vector of 16 floats.
@@ -44,26 +45,46 @@ package enum ChannelBlockedLayout {
 
     /// Converts a host tensor of the kind's host shape to this layout.
     package static func pack(_ tensor: HostTensor, kind: ValueKind) throws(DeviceError) -> [UInt8] {
+        var bytes = [UInt8](repeating: 0, count: byteCount(of: kind))
+        var failure: DeviceError?
+        bytes.withUnsafeMutableBytes { target in
+            do throws(DeviceError) {
+                try pack(tensor, kind: kind, into: target)
+            } catch {
+                failure = error
+            }
+        }
+        if let failure { throw failure }
+        return bytes
+    }
+
+    /// The same, written to memory of at least ``byteCount(of:)`` bytes, aligned for its elements. One pass.
+    package static func pack(
+        _ tensor: HostTensor, kind: ValueKind, into target: UnsafeMutableRawBufferPointer
+    ) throws(DeviceError) {
         guard tensor.shape.elementCount == kind.hostShape.elementCount else {
             throw DeviceError.dataMismatch(
                 "a tensor of shape \(tensor.shape) was written to a value of shape \(kind.hostShape)")
         }
-        var bytes = [UInt8](repeating: 0, count: byteCount(of: kind))
+        let byteCount = byteCount(of: kind)
+        guard byteCount <= target.count else {
+            throw DeviceError.dataMismatch("\(byteCount) bytes were written to memory of \(target.count)")
+        }
+        let target = UnsafeMutableRawBufferPointer(rebasing: target[..<byteCount])
         switch (kind, tensor.storage) {
-        case (.activation(let shape), .float32(let values)): copyToBlocks(values, shape, &bytes)
-        case (.indices(let shape), .int32(let values)): copyToBlocks(values, shape, &bytes)
-        case (.weight(let weight), .float32(let values)): copyToBlocks(values, weight, &bytes)
+        case (.activation(let shape), .float32(let values)): copyToBlocks(values, shape, target)
+        case (.indices(let shape), .int32(let values)): copyToBlocks(values, shape, target)
+        case (.weight(let weight), .float32(let values)): copyToBlocks(values, weight, target)
         case (.winogradWeight(let weight), .float32(let values)):
-            copyToBlocks(Winograd.transform(weight: values), weight.winograd, &bytes)
-        case (.channelVector, .float32(let values)), (.metrics, .float32(let values)): copyPrefix(values, &bytes)
-        case (.labels, .int32(let values)): copyPrefix(values, &bytes)
-        case (.pixels, .uint8(let values)): return values
+            copyToBlocks(Winograd.transform(weight: values), weight.winograd, target)
+        case (.channelVector, .float32(let values)), (.metrics, .float32(let values)): copyPrefix(values, target)
+        case (.labels, .int32(let values)): copyPrefix(values, target)
+        case (.pixels, .uint8(let values)): copyPrefix(values, target)
         case (.activation, _), (.indices, _), (.weight, _), (.winogradWeight, _), (.channelVector, _), (.metrics, _),
             (.labels, _), (.pixels, _):
             throw DeviceError.dataMismatch(
                 "a tensor of the wrong element type was written to a value of shape \(kind.hostShape)")
         }
-        return bytes
     }
 
     /// Converts memory in this layout to a host tensor.
@@ -89,16 +110,21 @@ package enum ChannelBlockedLayout {
         }
     }
 
-    private static func copyPrefix<Element>(_ values: [Element], _ bytes: inout [UInt8]) {
-        bytes.withUnsafeMutableBytes { target in values.withUnsafeBytes { target.copyMemory(from: $0) } }
+    private static func copyPrefix<Element>(_ values: [Element], _ target: UnsafeMutableRawBufferPointer) {
+        values.withUnsafeBytes { source in
+            target.copyMemory(from: source)
+            UnsafeMutableRawBufferPointer(rebasing: target[source.count...]).initializeMemory(
+                as: UInt8.self, repeating: 0)
+        }
     }
 
-    private static func copyToBlocks(_ values: [Float], _ weight: WeightShape, _ bytes: inout [UInt8]) {
-        bytes.withUnsafeMutableBytes { target in
-            let packed = target.bindMemory(to: Float.self)
-            WeightBlocking(weight).forEachRun { logical, offset, count, logicalStride in
-                for lane in 0..<count { packed[offset + lane] = values[logical + lane * logicalStride] }
-            }
+    private static func copyToBlocks(
+        _ values: [Float], _ weight: WeightShape, _ target: UnsafeMutableRawBufferPointer
+    ) {
+        target.initializeMemory(as: UInt8.self, repeating: 0)
+        let packed = target.bindMemory(to: Float.self)
+        WeightBlocking(weight).forEachRun { logical, offset, count, logicalStride in
+            for lane in 0..<count { packed[offset + lane] = values[logical + lane * logicalStride] }
         }
     }
 
@@ -112,16 +138,32 @@ package enum ChannelBlockedLayout {
         }
     }
 
-    private static func copyToBlocks<Element>(_ values: [Element], _ shape: ActivationShape, _ bytes: inout [UInt8]) {
+    /// Pixel by pixel, so that the target is written once and in order. Elements are of four bytes.
+    private static func copyToBlocks<Element: BitwiseCopyable>(
+        _ values: [Element], _ shape: ActivationShape, _ target: UnsafeMutableRawBufferPointer
+    ) {
         let pixels = shape.pixelCount
-        bytes.withUnsafeMutableBytes { target in
-            let packed = target.bindMemory(to: Element.self)
-            values.withUnsafeBufferPointer { values in
-                for n in 0..<shape.batch {
-                    for c in 0..<shape.channels {
-                        let source = (n * shape.channels + c) * pixels
-                        let start = ((c / block) * shape.batch + n) * pixels * block + c % block
-                        for pixel in 0..<pixels { packed[start + pixel * block] = values[source + pixel] }
+        let packed = target.bindMemory(to: UInt32.self)
+        values.withUnsafeBytes { bytes in
+            guard var output = packed.baseAddress,
+                let values = bytes.bindMemory(to: UInt32.self).baseAddress
+            else { return }
+            for first in stride(from: 0, to: shape.channels, by: block) {
+                let lanes = min(block, shape.channels - first)
+                for image in 0..<shape.batch {
+                    let planes = values + (image * shape.channels + first) * pixels
+                    if lanes == block {
+                        for pixel in 0..<pixels {
+                            for lane in 0..<16 { output[lane] = planes[lane * pixels + pixel] }
+                            output += block
+                        }
+                    } else {
+                        for pixel in 0..<pixels {
+                            UnsafeMutableRawPointer(output).storeBytes(
+                                of: SIMD16<UInt32>.zero, as: SIMD16<UInt32>.self)
+                            for lane in 0..<lanes { output[lane] = planes[lane * pixels + pixel] }
+                            output += block
+                        }
                     }
                 }
             }
@@ -167,7 +209,10 @@ package struct WeightBlocking: Hashable, Sendable {
 
     /// Floats in memory.
     package var elementCount: Int {
-        outputBlockCount * shape.kernelHeight * shape.kernelWidth * inputBlockCount * 16 * 32
+        if shape.isDepthwise {
+            return ChannelBlockedLayout.blockCount(shape.outputChannels) * shape.kernelHeight * shape.kernelWidth * 16
+        }
+        return outputBlockCount * shape.kernelHeight * shape.kernelWidth * inputBlockCount * 16 * 32
     }
 
     /// The first of the ``inputBlockCount`` input blocks that output block `block` reads.
@@ -185,6 +230,7 @@ package struct WeightBlocking: Hashable, Sendable {
 
     /// Calls `body(logical index, packed offset, count, logical stride)` for each run of output lanes of one group.
     package func forEachRun(_ body: (Int, Int, Int, Int) -> Void) {
+        if shape.isDepthwise { return forEachDepthwiseRun(body) }
         let perGroup = shape.inputChannelsPerGroup
         let outputsPerGroup = max(shape.outputChannels / shape.groups, 1)
         let positions = shape.kernelHeight * shape.kernelWidth
@@ -204,6 +250,17 @@ package struct WeightBlocking: Hashable, Sendable {
                     }
                 }
                 output = runEnd
+            }
+        }
+    }
+
+    private func forEachDepthwiseRun(_ body: (Int, Int, Int, Int) -> Void) {
+        let positions = shape.kernelHeight * shape.kernelWidth
+        for first in stride(from: 0, to: shape.outputChannels, by: 16) {
+            for position in 0..<positions {
+                body(
+                    first * positions + position, (first / 16 * positions + position) * 16,
+                    min(16, shape.outputChannels - first), positions)
             }
         }
     }

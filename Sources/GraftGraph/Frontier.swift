@@ -37,6 +37,7 @@ package struct Frontier: Hashable, Sendable {
         for (index, node) in graph.nodes.enumerated() {
             var drops = false
             if case .dropout(let rate) = node.layer { drops = dropout && rate > 0 }
+            if case .stochasticDepth(let rate) = node.layer { drops = dropout && rate > 0 }
             let nodeWork = graph.multiplyAccumulateCount(of: index, shapes: shapes)
             let plan = analysis.nodes[index]
             let keeps =

@@ -71,6 +71,9 @@ package struct ConvolutionGeometry: Hashable, Sendable {
             kernelWidth: kernelWidth, groups: groups)
     }
 
+    /// One filter per channel: kernels of their own run it.
+    package var isDepthwise: Bool { weight.isDepthwise }
+
     /// Multiply-accumulate operations of the forward pass.
     package var multiplyAccumulateCount: Int {
         output.elementCount * weight.inputChannelsPerGroup * kernelHeight * kernelWidth
@@ -94,6 +97,8 @@ package struct WeightShape: Hashable, Sendable {
     }
 
     package var inputChannelsPerGroup: Int { inputChannels / groups }
+    /// Every channel is a group of its own, with one filter.
+    package var isDepthwise: Bool { groups > 1 && groups == inputChannels && outputChannels == inputChannels }
     package var elementCount: Int { outputChannels * inputChannelsPerGroup * kernelHeight * kernelWidth }
 }
 

@@ -9,12 +9,18 @@ package enum Layer: Hashable, Sendable {
     case linear(inputFeatures: Int, outputFeatures: Int)
     case batchNormalization(channels: Int, epsilon: Float = 1e-5, momentum: Float = 0.1)
     case relu
+    /// Another element-wise function of `torch.nn`.
+    case activation(Activation)
     case maxPooling(kernel: Int, stride: Int, padding: Int = 0, ceilMode: Bool = false)
     case averagePooling(kernel: Int, stride: Int, padding: Int = 0)
     case adaptiveAveragePooling(height: Int, width: Int)
     case add
     case concatenation
     case dropout(rate: Float)
+    /// `torchvision.ops.StochasticDepth` in mode `row`: drops whole images.
+    case stochasticDepth(rate: Float)
+    /// The first input times the second, `[N, C, 1, 1]`: the excitation of squeeze-and-excitation.
+    case channelScale
     case flatten
     /// Every stride-th pixel, zero channels around: the parameter-free shortcut "option A" of He et al. 2015.
     case subsampleAndPad(stride: Int, before: Int, after: Int)
@@ -172,8 +178,8 @@ package struct Graph: Hashable, Sendable {
                 append("running_mean", [channels], .runningMean)
                 append("running_var", [channels], .runningVariance)
                 append("num_batches_tracked", [], .counter)
-            case .input, .relu, .maxPooling, .averagePooling, .adaptiveAveragePooling, .add, .concatenation, .dropout,
-                .flatten, .subsampleAndPad:
+            case .input, .relu, .activation, .maxPooling, .averagePooling, .adaptiveAveragePooling, .add,
+                .concatenation, .dropout, .stochasticDepth, .channelScale, .flatten, .subsampleAndPad:
                 break
             }
         }
@@ -200,9 +206,10 @@ package struct Graph: Hashable, Sendable {
     package func isFlat(_ index: Int) -> Bool {
         switch nodes[index].layer {
         case .flatten, .linear: true
-        case .relu, .dropout, .add, .batchNormalization: nodes[index].inputs.contains { isFlat($0) }
+        case .relu, .activation, .dropout, .stochasticDepth, .add, .batchNormalization:
+            nodes[index].inputs.contains { isFlat($0) }
         case .input, .convolution, .maxPooling, .averagePooling, .adaptiveAveragePooling, .concatenation,
-            .subsampleAndPad:
+            .channelScale, .subsampleAndPad:
             false
         }
     }
@@ -264,7 +271,18 @@ package struct Graph: Hashable, Sendable {
         case .batchNormalization(let channels, _, _):
             try expect(first.channels, channels)
             return first
-        case .relu, .dropout: return first
+        case .relu, .activation, .dropout, .stochasticDepth: return first
+        case .channelScale:
+            guard let factor = inputs.last, inputs.count == 2,
+                factor == ActivationShape(first.batch, first.channels, 1, 1)
+            else {
+                throw .shapeMismatch(
+                    node: node.name,
+                    message:
+                        "scales \(inputs.map(\.description).joined(separator: " by ")); the factor must be [N, C, 1, 1]"
+                )
+            }
+            return first
         case .maxPooling, .averagePooling: return try checked(pooling(node.layer, first).output)
         case .adaptiveAveragePooling(let height, let width):
             return ActivationShape(first.batch, first.channels, height, width)
@@ -290,8 +308,8 @@ package struct Graph: Hashable, Sendable {
             PoolingGeometry(input: input, kernel: kernel, stride: stride, padding: padding, ceilMode: ceilMode)
         case .averagePooling(let kernel, let stride, let padding):
             PoolingGeometry(input: input, kernel: kernel, stride: stride, padding: padding)
-        case .input, .convolution, .linear, .batchNormalization, .relu, .adaptiveAveragePooling, .add, .concatenation,
-            .dropout, .flatten, .subsampleAndPad:
+        case .input, .convolution, .linear, .batchNormalization, .relu, .activation, .adaptiveAveragePooling, .add,
+            .concatenation, .dropout, .stochasticDepth, .channelScale, .flatten, .subsampleAndPad:
             preconditionFailure("not a pooling layer: \(layer)")
         }
     }

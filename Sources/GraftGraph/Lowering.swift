@@ -91,7 +91,9 @@ private struct Lowering {
         var foldedNorm: Int?
         var add: Int?
         var residual: Int?
+        /// The node of the activation, and what it computes.
         var relu: Int?
+        var activation: Activation?
         /// The node whose value the instruction writes.
         var output: Int
     }
@@ -173,6 +175,26 @@ private struct Lowering {
         consumers[index].count == 1 && !requested.contains(index) ? consumers[index][0] : nil
     }
 
+    /// The activation that a node is, if the group before it can apply it to its results.
+    ///
+    /// One whose gradient needs its argument is not fused where a gradient passes: the argument would be lost. A batch
+    /// norm of the batch makes it again.
+    private func fusedActivation(at index: Int, _ group: Group) -> Activation? {
+        switch graph.nodes[index].layer {
+        case .relu: return .relu
+        case .activation(let activation):
+            if case .add = graph.nodes[group.head].layer { return nil }
+            guard isTraining, plan.nodes[index].computesInputGradient, activation.gradientReads == .argument else {
+                return activation
+            }
+            guard case .batchNormalization = graph.nodes[group.head].layer else { return nil }
+            return !usesRunningStatistics(group.head) && group.residual == nil ? activation : nil
+        case .input, .convolution, .linear, .batchNormalization, .maxPooling, .averagePooling, .adaptiveAveragePooling,
+            .add, .concatenation, .dropout, .stochasticDepth, .channelScale, .flatten, .subsampleAndPad:
+            return nil
+        }
+    }
+
     private mutating func formGroups() {
         var absorbed: Set<Int> = []
         var headOf: [Int: Int] = [:]
@@ -181,8 +203,8 @@ private struct Lowering {
             let isFusible =
                 switch graph.nodes[index].layer {
                 case .convolution, .linear, .batchNormalization, .add: true
-                case .input, .relu, .maxPooling, .averagePooling, .adaptiveAveragePooling, .concatenation, .dropout,
-                    .flatten, .subsampleAndPad:
+                case .input, .relu, .activation, .maxPooling, .averagePooling, .adaptiveAveragePooling, .concatenation,
+                    .dropout, .stochasticDepth, .channelScale, .flatten, .subsampleAndPad:
                     false
                 }
             if isFusible, !frontier.contains(index) {
@@ -203,8 +225,9 @@ private struct Lowering {
                     group.residual = other
                     group.output = next
                 }
-                if let next = onlyConsumer(of: group.output), graph.nodes[next].layer == .relu {
+                if let next = onlyConsumer(of: group.output), let activation = fusedActivation(at: next, group) {
                     group.relu = next
+                    group.activation = activation
                     group.output = next
                 }
             }
@@ -259,8 +282,8 @@ private struct Lowering {
         case .convolution(let layer): layer.geometry(input)
         case .linear(_, let output):
             ConvolutionGeometry(input: input, outputChannels: output, kernelHeight: 1, kernelWidth: 1)
-        case .input, .batchNormalization, .relu, .maxPooling, .averagePooling, .adaptiveAveragePooling, .add,
-            .concatenation, .dropout, .flatten, .subsampleAndPad:
+        case .input, .batchNormalization, .relu, .activation, .maxPooling, .averagePooling, .adaptiveAveragePooling,
+            .add, .concatenation, .dropout, .stochasticDepth, .channelScale, .flatten, .subsampleAndPad:
             nil
         }
     }
@@ -269,8 +292,8 @@ private struct Lowering {
         switch graph.nodes[index].layer {
         case .convolution(let layer): layer.bias
         case .linear: true
-        case .input, .batchNormalization, .relu, .maxPooling, .averagePooling, .adaptiveAveragePooling, .add,
-            .concatenation, .dropout, .flatten, .subsampleAndPad:
+        case .input, .batchNormalization, .relu, .activation, .maxPooling, .averagePooling, .adaptiveAveragePooling,
+            .add, .concatenation, .dropout, .stochasticDepth, .channelScale, .flatten, .subsampleAndPad:
             false
         }
     }
@@ -344,7 +367,7 @@ private struct Lowering {
                 geometry.method = .winogradWithTransformedWeight
             }
             var inputs = [value(node.inputs[0]), weight(group, geometry)]
-            var epilogue = Epilogue(residual: group.residual != nil, relu: group.relu != nil)
+            var epilogue = Epilogue(residual: group.residual != nil, activation: group.activation)
             if let norm = group.foldedNorm, case .batchNormalization(_, let epsilon, _) = graph.nodes[norm].layer {
                 epilogue.bias = true
                 let normModule = graph.nodes[norm].module
@@ -368,7 +391,7 @@ private struct Lowering {
             }
             let statistics = Array(inputs.suffix(2))
             if let residual = group.residual { inputs.append(value(residual)) }
-            let epilogue = Epilogue(residual: group.residual != nil, relu: group.relu != nil)
+            let epilogue = Epilogue(residual: group.residual != nil, activation: group.activation)
             let output = newValue(of: group.output)
             if usesRunningStatistics(index) {
                 append(.batchNormalizationInference(shape, epsilon: epsilon, epilogue), inputs, [output])
@@ -393,6 +416,20 @@ private struct Lowering {
         case .relu:
             let output = newValue(of: index)
             append(.relu(shape), [value(node.inputs[0])], [output])
+            valueOf[index] = output
+        case .activation(let activation):
+            let output = newValue(of: index)
+            let primitive = Primitive.activation(shape, activation)
+            let source = value(node.inputs[0])
+            append(primitive, [source], [output])
+            // The backward pass needs the argument in any case.
+            if isTraining, plan.nodes[index].computesInputGradient, activation.gradientReads == .argument {
+                replays[index] = (primitive, [source])
+            }
+            valueOf[index] = output
+        case .channelScale:
+            let output = newValue(of: index)
+            append(.channelScale(shape), node.inputs.map(value), [output])
             valueOf[index] = output
         case .maxPooling:
             let geometry = graph.pooling(node.layer, shapes[node.inputs[0]])
@@ -431,6 +468,15 @@ private struct Lowering {
             if isTraining, options.dropout, rate > 0 {
                 let output = newValue(of: index)
                 append(.dropout(shape, rate: rate, salt: dropoutCount), [value(node.inputs[0])], [output])
+                valueOf[index] = output
+            } else {
+                try alias(index)
+            }
+        case .stochasticDepth(let rate):
+            dropoutCount += 1
+            if isTraining, options.dropout, rate > 0 {
+                let output = newValue(of: index)
+                append(.stochasticDepth(shape, rate: rate, salt: dropoutCount), [value(node.inputs[0])], [output])
                 valueOf[index] = output
             } else {
                 try alias(index)
@@ -564,6 +610,16 @@ private struct Lowering {
             ? program.add(kind, .transient, "d \(name)") : program.add(kind, .gradient(parameterKey: name), "d \(name)")
     }
 
+    /// What a batch norm of the batch gave to the activation that is fused with it, made again.
+    private mutating func activationArgument(of group: Group, node: String) -> ValueID {
+        guard let replay = replays[group.output], case .batchNormalizationReplay(let shape, _) = replay.primitive else {
+            preconditionFailure("\(node) has no argument of its activation to make again")
+        }
+        let again = program.add(.activation(shape), .transient, "\(graph.nodes[group.head].name) again")
+        program.append(.batchNormalizationReplay(shape, .none), replay.inputs, [again], node: node)
+        return again
+    }
+
     private mutating func lowerBackward(_ group: Group) {
         let index = group.head
         let node = graph.nodes[index]
@@ -576,7 +632,14 @@ private struct Lowering {
         }
         if group.relu != nil {
             let masked = newGradient(of: group.output)
-            append(.reluGradient(shapes[group.output]), [gradient, backwardValue(group.output)], [masked])
+            if let activation = group.activation, activation != .relu {
+                let operand =
+                    activation.gradientReads == .result
+                    ? backwardValue(group.output) : activationArgument(of: group, node: node.name)
+                append(.activationGradient(shapes[group.output], activation), [gradient, operand], [masked])
+            } else {
+                append(.reluGradient(shapes[group.output]), [gradient, backwardValue(group.output)], [masked])
+            }
             gradient = masked
         }
         if let residual = group.residual { contribute(gradient, to: residual) }
@@ -633,6 +696,25 @@ private struct Lowering {
             let result = backwardValue(index)
             append(.reluGradient(shape), [gradient, result], [target])
             contribute(target, to: input)
+        case .activation(let activation):
+            let target = newGradient(of: input)
+            let operand = activation.gradientReads == .result ? backwardValue(index) : backwardValue(input)
+            append(.activationGradient(shape, activation), [gradient, operand], [target])
+            contribute(target, to: input)
+        case .channelScale:
+            let factor = node.inputs[1]
+            if flowsGradient(to: factor) {
+                let target = newGradient(of: factor)
+                let source = backwardValue(input)
+                append(.channelScaleGradient(shape), [source, gradient], [target])
+                contribute(target, to: factor)
+            }
+            if flowsGradient(to: input) {
+                let target = newGradient(of: input)
+                let scale = backwardValue(factor)
+                append(.channelScale(shape), [gradient, scale], [target])
+                contribute(target, to: input)
+            }
         case .maxPooling:
             let target = newGradient(of: input)
             append(
@@ -669,6 +751,17 @@ private struct Lowering {
             {
                 let target = newGradient(of: input)
                 append(.dropout(shape, rate: rate, salt: salt), [gradient], [target])
+                contribute(target, to: input)
+            } else {
+                contribute(gradient, to: input)
+            }
+        case .stochasticDepth(let rate):
+            if options.dropout, rate > 0,
+                let forward = program.instructions.first(where: { $0.outputs == [value(index)] }),
+                case .stochasticDepth(_, _, let salt) = forward.primitive
+            {
+                let target = newGradient(of: input)
+                append(.stochasticDepth(shape, rate: rate, salt: salt), [gradient], [target])
                 contribute(target, to: input)
             } else {
                 contribute(gradient, to: input)

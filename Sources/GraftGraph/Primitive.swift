@@ -1,18 +1,28 @@
 /// What is applied to each element of a convolution's or batch norm's result before it is stored, in this order:
-/// `+ bias`, `+ residual`, `max(0, ·)`.
+/// `+ bias`, `+ residual`, the activation.
 package struct Epilogue: Hashable, Sendable {
     /// A channel vector is added (convolution only; batch norm has its own shift).
     package var bias: Bool
     /// An activation of the output's shape is added.
     package var residual: Bool
-    /// Negative results become zero. NaN stays NaN, as in `torch.relu`.
-    package var relu: Bool
+    /// The function applied last. NaN stays NaN, as in `torch.relu`.
+    package var activation: Activation?
 
-    package init(bias: Bool = false, residual: Bool = false, relu: Bool = false) {
+    package init(bias: Bool = false, residual: Bool = false, activation: Activation?) {
         self.bias = bias
         self.residual = residual
-        self.relu = relu
+        self.activation = activation
     }
+
+    package init(bias: Bool = false, residual: Bool = false, relu: Bool = false) {
+        self.init(bias: bias, residual: residual, activation: relu ? .relu : nil)
+    }
+
+    /// Whether the activation is the plain ReLU, which kernels apply in registers.
+    package var relu: Bool { activation == .relu }
+
+    /// An activation other than ReLU.
+    package var furtherActivation: Activation? { activation == .relu ? nil : activation }
 
     package static let none = Epilogue()
 }
@@ -86,6 +96,15 @@ package enum Primitive: Hashable, Sendable {
     case relu(ActivationShape)
     /// `dy, y → dx`: `y > 0 ? dy : 0`. In place of dy allowed.
     case reluGradient(ActivationShape)
+    /// `x → y`. In place allowed.
+    case activation(ActivationShape, Activation)
+    /// `dy, v → dx`: v is the activation's argument or result, see ``Activation/gradientReads``. In place of dy allowed.
+    case activationGradient(ActivationShape, Activation)
+
+    /// `x, s[N,C,1,1] → y`: `x · s`, one factor per image and channel; also the gradient of x. In place of x allowed.
+    case channelScale(ActivationShape)
+    /// `x, dy → ds[N,C,1,1]`: `Σ x · dy` over each plane, in a fixed order.
+    case channelScaleGradient(ActivationShape)
 
     /// `x → y, [indices int32 of y's shape]`: pads with −∞, ties go to the first, NaN wins; an index is `h·W + w` in x's plane.
     case maxPooling(PoolingGeometry, indices: Bool)
@@ -109,6 +128,8 @@ package enum Primitive: Hashable, Sendable {
 
     /// `x → y`: `keep(i) ? x / (1 − rate) : 0`, see ``DropoutMask``; also its own gradient. In place allowed.
     case dropout(ActivationShape, rate: Float, salt: UInt32)
+    /// `x → y`: `keep(n) ? x / (1 − rate) : 0` for whole images, see ``DropoutMask``; also its own gradient. In place allowed.
+    case stochasticDepth(ActivationShape, rate: Float, salt: UInt32)
     /// `x[N,C,H,W] → y[N,C·H·W,1,1]`.
     case flatten(ActivationShape)
     /// `dy[N,C·H·W,1,1] → dx[N,C,H,W]`. The shape is dx's.
@@ -153,6 +174,7 @@ extension Primitive {
             maxPoolingGradient, averagePooling
         case averagePoolingGradient, adaptiveAveragePooling, adaptiveAveragePoolingGradient, add, concatenation
         case channelSlice, dropout, flatten, flattenGradient, subsampleAndPad, subsampleAndPadGradient
+        case activation, activationGradient, channelScale, channelScaleGradient, stochasticDepth
         case softmaxCrossEntropy, optimizerUpdate, gradientAccumulation, gradientNorm, gradientScaling, weightAveraging
     }
 
@@ -171,6 +193,10 @@ extension Primitive {
         case .batchNormalizationInferenceGradient: .batchNormalizationInferenceGradient
         case .relu: .relu
         case .reluGradient: .reluGradient
+        case .activation: .activation
+        case .activationGradient: .activationGradient
+        case .channelScale: .channelScale
+        case .channelScaleGradient: .channelScaleGradient
         case .maxPooling: .maxPooling
         case .maxPoolingGradient: .maxPoolingGradient
         case .averagePooling: .averagePooling
@@ -181,6 +207,7 @@ extension Primitive {
         case .concatenation: .concatenation
         case .channelSlice: .channelSlice
         case .dropout: .dropout
+        case .stochasticDepth: .stochasticDepth
         case .flatten: .flatten
         case .flattenGradient: .flattenGradient
         case .subsampleAndPad: .subsampleAndPad
@@ -197,17 +224,17 @@ extension Primitive {
     /// The positions of inputs whose slot output 0 may take when the input dies there.
     package var inPlaceInputs: [Int] {
         switch self {
-        case .relu, .dropout: [0]
-        case .reluGradient: [0]
+        case .relu, .dropout, .stochasticDepth, .activation, .channelScale: [0]
+        case .reluGradient, .activationGradient: [0]
         case .add: [0, 1]
         case .imageNormalization, .convolution, .convolutionInputGradient, .convolutionWeightGradient, .channelSum,
             .batchNormalizationTraining, .batchNormalizationInference, .batchNormalizationReplay,
             .batchNormalizationTrainingGradient, .batchNormalizationInferenceGradient, .maxPooling, .maxPoolingGradient,
             .averagePooling,
             .averagePoolingGradient, .adaptiveAveragePooling, .adaptiveAveragePoolingGradient, .concatenation,
-            .channelSlice, .flatten, .flattenGradient, .subsampleAndPad, .subsampleAndPadGradient,
-            .softmaxCrossEntropy, .optimizerUpdate, .gradientAccumulation, .gradientNorm, .gradientScaling,
-            .weightAveraging:
+            .channelSlice, .channelScaleGradient, .flatten, .flattenGradient, .subsampleAndPad,
+            .subsampleAndPadGradient, .softmaxCrossEntropy, .optimizerUpdate, .gradientAccumulation, .gradientNorm,
+            .gradientScaling, .weightAveraging:
             []
         }
     }
@@ -229,7 +256,8 @@ extension Primitive {
             .maxPooling,
             .maxPoolingGradient, .averagePooling, .averagePoolingGradient, .adaptiveAveragePooling,
             .adaptiveAveragePoolingGradient, .add, .concatenation, .channelSlice, .dropout, .flatten, .flattenGradient,
-            .subsampleAndPad, .subsampleAndPadGradient, .softmaxCrossEntropy:
+            .subsampleAndPad, .subsampleAndPadGradient, .activation, .activationGradient, .channelScale,
+            .channelScaleGradient, .stochasticDepth, .softmaxCrossEntropy:
             return nil
         }
     }

@@ -12,8 +12,8 @@ extension Graph {
         switch node.layer {
         case .convolution(let layer): return layer.geometry(shapes[node.inputs[0]]).multiplyAccumulateCount
         case .linear(let input, let output): return shapes[index].batch * input * output
-        case .input, .batchNormalization, .relu, .maxPooling, .averagePooling, .adaptiveAveragePooling, .add,
-            .concatenation, .dropout, .flatten, .subsampleAndPad:
+        case .input, .batchNormalization, .relu, .activation, .maxPooling, .averagePooling, .adaptiveAveragePooling,
+            .add, .concatenation, .dropout, .stochasticDepth, .channelScale, .flatten, .subsampleAndPad:
             return 0
         }
     }
@@ -23,6 +23,9 @@ extension Primitive {
     /// Multiply-accumulate operations as the direct sum counts them, whatever the method; 0 where memory alone decides.
     package var multiplyAccumulateCount: Int { multiplies?.multiplyAccumulateCount ?? 0 }
 
+    /// Whether it is a depthwise convolution or a gradient of one.
+    package var isDepthwise: Bool { multiplies?.isDepthwise ?? false }
+
     /// The convolution that it is, or is a gradient of.
     private var multiplies: ConvolutionGeometry? {
         switch self {
@@ -31,7 +34,7 @@ extension Primitive {
             geometry
         case .imageNormalization, .channelSum, .batchNormalizationTraining, .batchNormalizationInference,
             .batchNormalizationReplay, .batchNormalizationTrainingGradient, .batchNormalizationInferenceGradient, .relu,
-            .reluGradient,
+            .reluGradient, .activation, .activationGradient, .channelScale, .channelScaleGradient, .stochasticDepth,
             .maxPooling, .maxPoolingGradient, .averagePooling, .averagePoolingGradient, .adaptiveAveragePooling,
             .adaptiveAveragePoolingGradient, .add, .concatenation, .channelSlice, .dropout, .flatten,
             .flattenGradient, .subsampleAndPad, .subsampleAndPadGradient, .softmaxCrossEntropy, .optimizerUpdate,
@@ -98,7 +101,9 @@ extension Primitive {
             .batchNormalizationTraining(let shape, _, _, _), .batchNormalizationInference(let shape, _, _),
             .batchNormalizationReplay(let shape, _), .batchNormalizationTrainingGradient(let shape),
             .batchNormalizationInferenceGradient(let shape, _),
-            .relu(let shape), .reluGradient(let shape), .adaptiveAveragePooling(let shape, _, _),
+            .relu(let shape), .reluGradient(let shape), .activation(let shape, _), .activationGradient(let shape, _),
+            .channelScale(let shape), .channelScaleGradient(let shape), .stochasticDepth(let shape, _, _),
+            .adaptiveAveragePooling(let shape, _, _),
             .adaptiveAveragePoolingGradient(let shape, _, _), .add(let shape, _), .concatenation(let shape, _),
             .channelSlice(let shape, _, _), .dropout(let shape, _, _), .flatten(let shape),
             .flattenGradient(let shape), .subsampleAndPad(let shape, _, _, _),

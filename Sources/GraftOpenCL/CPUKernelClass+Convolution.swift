@@ -49,7 +49,14 @@
         var slabCount: Int { max(32, 2 * device.computeUnitCount) }
 
         func convolution(_ geometry: ConvolutionGeometry, _ epilogue: Epilogue) -> LaunchPlan {
-            if geometry.method != .direct { return winogradConvolution(geometry, epilogue) }
+            if geometry.isDepthwise { return depthwise(geometry, epilogue) }
+            if geometry.method != .direct {
+                var plan = winogradConvolution(geometry, epilogue)
+                if let activation = epilogue.furtherActivation {
+                    append(activation, geometry.output, from: .output(0), to: &plan)
+                }
+                return plan
+            }
             var plan = LaunchPlan()
             let output = geometry.output
             var operands: [KernelArgument] = [.input(0), .input(1)]
@@ -124,6 +131,7 @@
                 kbPerItem = blocksPerItem(bandTiles)
             }
             if ceilDivide(tiles, bandTiles) * ceilDivide(kbCount, kbPerItem) < Self.itemCount / 2 { kbPerItem = 1 }
+            kbPerItem = evenShare(of: kbCount, atMost: kbPerItem)
             let bands = ceilDivide(tiles, bandTiles)
             let items = bands * ceilDivide(kbCount, kbPerItem)
             let workers = isDirect ? items : min(items, slabCount)
@@ -134,6 +142,7 @@
 
             var definitions: [KernelLaunch.Definition] = [.init("VECTOR", vectorWidth), .init("MR", tile)]
             func define(_ name: String, _ value: Int) { if value != 0 { definitions.append(.init(name, value)) } }
+            define("ACTIVATION", convolution.epilogue.furtherActivation?.code ?? 0)
             define("DIRECT", isDirect ? 1 : 0)
             define("DENSE", dense)
             define("DENSE_STRIDE", dense > 0 ? denseStride : 0)
@@ -170,7 +179,7 @@
 
         /// The taps of one direction that input positions `phase, phase + stride, …` see, as an arithmetic series, and
         /// where in dy they read: position i, tap j reads `i + offset + j · step`.
-        private struct Taps {
+        struct Taps {
             var first = 0
             var tapStep = 1
             var count = 0
@@ -192,6 +201,7 @@
         }
 
         func convolutionInputGradient(_ geometry: ConvolutionGeometry, addend: Bool) -> LaunchPlan {
+            if geometry.isDepthwise { return depthwiseInputGradient(geometry, addend: addend) }
             if geometry.method != .direct { return winogradInputGradient(geometry, addend: addend) }
             var plan = LaunchPlan()
             let input = geometry.input
@@ -237,6 +247,7 @@
         // MARK: Gradient of the weights
 
         func convolutionWeightGradient(_ geometry: ConvolutionGeometry) -> LaunchPlan {
+            if geometry.isDepthwise { return depthwiseWeightGradient(geometry) }
             if usesWinogradWeightGradient(geometry) { return winogradWeightGradient(geometry) }
             let isDense =
                 geometry.input.channels <= 4 && geometry.groups == 1

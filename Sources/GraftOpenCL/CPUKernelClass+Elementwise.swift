@@ -32,6 +32,42 @@
             return plan
         }
 
+        /// y from x, or in place.
+        func append(
+            _ activation: Activation, _ shape: ActivationShape, from source: KernelArgument, to plan: inout LaunchPlan
+        ) {
+            let pixels = shape.batch * shape.pixelCount
+            plan.launch(
+                Self.file, "activate", [.init("ACTIVATION", activation.code)],
+                [source, .output(0)] + integers(pixels, Self.runVectors, shape.channels),
+                global: ceilDivide(pixels, Self.runVectors), ChannelBlockedLayout.blockCount(shape.channels))
+        }
+
+        func activation(_ shape: ActivationShape, _ activation: Activation) -> LaunchPlan {
+            var plan = LaunchPlan()
+            append(activation, shape, from: .input(0), to: &plan)
+            return plan
+        }
+
+        /// One item per plane: `arguments`, the pixels, then `rest`.
+        func planewise(
+            _ kernel: String, _ shape: ActivationShape, _ arguments: [KernelArgument], rest: [KernelArgument] = []
+        ) -> LaunchPlan {
+            var plan = LaunchPlan()
+            plan.launch(
+                Self.file, kernel, [], arguments + integers(shape.pixelCount) + rest, global: shape.batch,
+                ChannelBlockedLayout.blockCount(shape.channels))
+            return plan
+        }
+
+        func stochasticDepth(_ shape: ActivationShape, _ rate: Float, _ salt: UInt32) -> LaunchPlan {
+            planewise(
+                "stochastic_depth", shape, [.input(0), .output(0)],
+                rest: [
+                    .uint32(DropoutMask.threshold(rate: rate)), .float32(1 - rate), .dropoutKey(salt: salt),
+                ])
+        }
+
         func dropout(_ shape: ActivationShape, _ rate: Float, _ salt: UInt32) -> LaunchPlan {
             elementwise(
                 "dropout", shape, [.input(0), .output(0)],

@@ -26,7 +26,7 @@
         private func definitions(_ epilogue: Epilogue, isTraining: Bool) -> [KernelLaunch.Definition] {
             [
                 .init("TRAINING", isTraining ? 1 : 0), .init("RESIDUAL", epilogue.residual ? 1 : 0),
-                .init("RELU", epilogue.relu ? 1 : 0),
+                .init("RELU", epilogue.relu ? 1 : 0), .init("ACTIVATION", epilogue.furtherActivation?.code ?? 0),
             ]
         }
 

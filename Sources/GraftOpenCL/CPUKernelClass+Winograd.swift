@@ -134,7 +134,8 @@
             if groupTiles >= fewest {
                 while groupTiles > fewest, ceilDivide(tileCount, groupTiles) < Self.itemCount / 2 { groupTiles -= tile }
                 let groups = ceilDivide(tileCount, groupTiles)
-                let kbPerItem = max(kbCount / ceilDivide(Self.itemCount / 4, groups), 1)
+                let kbPerItem = evenShare(
+                    of: kbCount, atMost: max(kbCount / ceilDivide(Self.itemCount / 4, groups), 1))
                 let items = groups * ceilDivide(kbCount, kbPerItem)
                 let workers = min(items, slabCount)
                 let slab = (Self.vFloats(blocks, groupTiles) + Self.mFloats(1, groupTiles) + 127) / 128 * 128

@@ -34,6 +34,12 @@
             try ChannelBlockedLayout.pack(tensor, kind: kind)
         }
 
+        package func pack(
+            _ tensor: HostTensor, kind: ValueKind, into target: UnsafeMutableRawBufferPointer
+        ) throws(DeviceError) {
+            try ChannelBlockedLayout.pack(tensor, kind: kind, into: target)
+        }
+
         package func unpack(_ bytes: UnsafeRawBufferPointer, kind: ValueKind) -> HostTensor {
             ChannelBlockedLayout.unpack(bytes, kind: kind)
         }
@@ -88,6 +94,23 @@
             case .reluGradient(let shape):
                 try checked(shape, primitive)
                 return elementwise("relu_gradient", shape, [.input(0), .input(1), .output(0)])
+            case .activation(let shape, let activation):
+                try checked(shape, primitive)
+                return self.activation(shape, activation)
+            case .activationGradient(let shape, let activation):
+                try checked(shape, primitive)
+                return elementwise(
+                    "activation_gradient", shape, [.input(0), .input(1), .output(0)],
+                    definitions: [.init("ACTIVATION", activation.code)])
+            case .channelScale(let shape):
+                try checked(shape, primitive)
+                return planewise("channel_scale", shape, [.input(0), .input(1), .output(0)])
+            case .channelScaleGradient(let shape):
+                try checked(shape, primitive)
+                return planewise("channel_scale_gradient", shape, [.input(0), .input(1), .output(0)])
+            case .stochasticDepth(let shape, let rate, let salt):
+                try checked(shape, primitive)
+                return stochasticDepth(shape, rate, salt)
             case .maxPooling(let geometry, let indices):
                 try checked(geometry.input, geometry.output, primitive)
                 return maxPooling(geometry, indices: indices)
@@ -203,4 +226,7 @@
 
     /// ⌈a/b⌉ for a ≥ 0.
     func ceilDivide(_ a: Int, _ b: Int) -> Int { (a + b - 1) / b }
+
+    /// How many of `count` things to an item so that items differ by little: drivers deal items out in large lots.
+    func evenShare(of count: Int, atMost most: Int) -> Int { ceilDivide(count, ceilDivide(count, most)) }
 #endif

@@ -39,6 +39,7 @@
 
         /// Where in the table a convolution or a gradient finds its tile; nil for other primitives.
         package func place(of primitive: Primitive) -> TilePlace? {
+            guard !primitive.isDepthwise else { return nil }
             if case .convolution(let geometry, _) = primitive {
                 return usesWinograd(geometry)
                     ? WinogradPlan.forwardPlace(geometry) : ConvolutionPlan(geometry, .forward, tiles).place
@@ -139,6 +140,10 @@
 
         package func workspaceByteCount(for primitive: Primitive) -> Int {
             switch primitive {
+            case .convolution(let geometry, _) where geometry.isDepthwise: 0
+            case .convolutionInputGradient(let geometry, _) where geometry.isDepthwise: 0
+            case .convolutionWeightGradient(let geometry) where geometry.isDepthwise:
+                depthwiseWeightGradientWorkspaceByteCount(geometry)
             case .convolution(let geometry, let epilogue):
                 usesWinograd(geometry)
                     ? WinogradPlan.forward(geometry, epilogue, self).workspaceByteCount
@@ -158,7 +163,8 @@
             case .gradientNorm: 4 * Self.normPartialCount
             case .imageNormalization, .batchNormalizationInference, .batchNormalizationReplay,
                 .batchNormalizationInferenceGradient, .relu,
-                .reluGradient, .maxPooling, .maxPoolingGradient, .averagePooling, .averagePoolingGradient,
+                .reluGradient, .activation, .activationGradient, .channelScale, .channelScaleGradient, .stochasticDepth,
+                .maxPooling, .maxPoolingGradient, .averagePooling, .averagePoolingGradient,
                 .adaptiveAveragePooling, .adaptiveAveragePoolingGradient, .add, .concatenation, .channelSlice, .dropout,
                 .flatten, .flattenGradient, .subsampleAndPad, .subsampleAndPadGradient, .optimizerUpdate,
                 .gradientAccumulation, .gradientScaling, .weightAveraging:
@@ -171,9 +177,19 @@
             switch primitive {
             case .imageNormalization(let shape, let mean, let deviation):
                 return try imageNormalization(shape, mean: mean, deviation: deviation)
+            case .convolution(let geometry, let epilogue) where geometry.isDepthwise:
+                return depthwise(geometry, epilogue)
+            case .convolutionInputGradient(let geometry, let addend) where geometry.isDepthwise:
+                return depthwiseInputGradient(geometry, addend: addend)
+            case .convolutionWeightGradient(let geometry) where geometry.isDepthwise:
+                return depthwiseWeightGradient(geometry)
             case .convolution(let geometry, let epilogue):
                 if usesWinograd(geometry) {
-                    return WinogradPlan.forward(geometry, epilogue, self).launches
+                    var launches = WinogradPlan.forward(geometry, epilogue, self).launches
+                    if let activation = epilogue.furtherActivation {
+                        launches += vectorized("activate", geometry.output, [.output(0), .output(0)], activation)
+                    }
+                    return launches
                 }
                 return ConvolutionPlan(geometry, .forward, tiles).launches(epilogue)
             case .convolutionInputGradient(let geometry, let addend):
@@ -201,6 +217,36 @@
                 return vectorized("relu_gradient", shape, [.input(0), .input(1), .output(0)])
             case .add(let shape, let relu):
                 return vectorized("add", shape, [.input(0), .input(1), .output(0)], relu: relu)
+            case .activation(let shape, let activation):
+                return vectorized("activate", shape, [.input(0), .output(0)], activation)
+            case .activationGradient(let shape, let activation):
+                return vectorized("activation_gradient", shape, [.input(0), .input(1), .output(0)], activation)
+            case .channelScale(let shape):
+                let vector = shape.pixelCount % 4 == 0 ? 4 : 1
+                return [
+                    elementLaunch(
+                        "elementwise_gpu", "channel_scale", count: shape.elementCount / vector,
+                        [.input(0), .input(1), .output(0)], integers: [shape.pixelCount / vector],
+                        definitions: [.init("VECTOR", vector)])
+                ]
+            case .channelScaleGradient(let shape):
+                let items = shape.pixelCount <= 1024 ? min(32, reductionItemCount) : reductionItemCount
+                return [
+                    KernelLaunch(
+                        file: "elementwise_gpu", kernel: "channel_scale_gradient",
+                        definitions: [.init("ITEMS", items)],
+                        arguments: [.input(0), .input(1), .output(0), .integer(shape.pixelCount)],
+                        globalSize: [shape.batch * shape.channels * items], localSize: [items])
+                ]
+            case .stochasticDepth(let shape, let rate, let salt):
+                return [
+                    elementLaunch(
+                        "elementwise_gpu", "stochastic_depth", count: shape.elementCount, [.input(0), .output(0)],
+                        integers: [shape.channels * shape.pixelCount],
+                        trailing: [
+                            .dropoutKey(salt: salt), .uint32(DropoutMask.threshold(rate: rate)), .float32(1 - rate),
+                        ])
+                ]
             case .maxPooling(let geometry, let indices):
                 return pooling(
                     "max_pooling", geometry, count: geometry.output.elementCount,
@@ -309,7 +355,9 @@
                 .batchNormalizationTraining(let shape, _, _, _), .batchNormalizationInference(let shape, _, _),
                 .batchNormalizationReplay(let shape, _), .batchNormalizationTrainingGradient(let shape),
                 .batchNormalizationInferenceGradient(let shape, _),
-                .relu(let shape), .reluGradient(let shape), .add(let shape, _), .concatenation(let shape, _),
+                .relu(let shape), .reluGradient(let shape), .activation(let shape, _),
+                .activationGradient(let shape, _), .channelScale(let shape), .channelScaleGradient(let shape),
+                .stochasticDepth(let shape, _, _), .add(let shape, _), .concatenation(let shape, _),
                 .channelSlice(let shape, _, _), .dropout(let shape, _, _), .flatten(let shape),
                 .flattenGradient(let shape):
                 largest = shape.elementCount
@@ -354,11 +402,24 @@
         private func vectorized(
             _ kernel: String, _ shape: ActivationShape, _ buffers: [KernelArgument], relu: Bool = false
         ) -> [KernelLaunch] {
+            vectorized(kernel, shape, buffers, [.init("RELU", relu ? 1 : 0)])
+        }
+
+        private func vectorized(
+            _ kernel: String, _ shape: ActivationShape, _ buffers: [KernelArgument], _ activation: Activation
+        ) -> [KernelLaunch] {
+            vectorized(kernel, shape, buffers, [.init("ACTIVATION", activation.code)])
+        }
+
+        private func vectorized(
+            _ kernel: String, _ shape: ActivationShape, _ buffers: [KernelArgument],
+            _ definitions: [KernelLaunch.Definition]
+        ) -> [KernelLaunch] {
             let vector = shape.elementCount % 4 == 0 ? 4 : 1
             return [
                 elementLaunch(
                     "elementwise_gpu", kernel, count: shape.elementCount / vector, buffers,
-                    definitions: [.init("VECTOR", vector), .init("RELU", relu ? 1 : 0)])
+                    definitions: [.init("VECTOR", vector)] + definitions)
             ]
         }
 

@@ -103,6 +103,7 @@
                 tile.definitions + variantDefinitions + [
                     .init("BIAS", epilogue.bias ? 1 : 0), .init("RESIDUAL", epilogue.residual ? 1 : 0),
                     .init("RELU", epilogue.relu ? 1 : 0),
+                    .init("ACTIVATION", epilogue.furtherActivation?.code ?? 0),
                 ]
             let rowTiles = (rows + tile.rows - 1) / tile.rows
             let columnTiles = (largestClassColumns + tile.columns - 1) / tile.columns

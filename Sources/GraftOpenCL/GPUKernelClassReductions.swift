@@ -50,6 +50,7 @@
                 definitions: [
                     .init("VECTOR", vector), .init("RESIDUAL", epilogue.residual ? 1 : 0),
                     .init("RELU", epilogue.relu ? 1 : 0),
+                    .init("ACTIVATION", epilogue.furtherActivation?.code ?? 0),
                 ])
         }
 

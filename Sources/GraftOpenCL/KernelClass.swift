@@ -109,7 +109,21 @@
         func launches(for primitive: Primitive, cohortByteCount: Int) throws(DeviceError) -> [KernelLaunch]
         /// Host layout to device layout.
         func pack(_ tensor: HostTensor, kind: ValueKind) throws(DeviceError) -> [UInt8]
+        /// The same, written to memory of ``byteCount(of:)`` bytes.
+        func pack(_ tensor: HostTensor, kind: ValueKind, into target: UnsafeMutableRawBufferPointer) throws(DeviceError)
         /// Device layout to host layout.
         func unpack(_ bytes: UnsafeRawBufferPointer, kind: ValueKind) -> HostTensor
+    }
+
+    extension KernelClass {
+        package func pack(
+            _ tensor: HostTensor, kind: ValueKind, into target: UnsafeMutableRawBufferPointer
+        ) throws(DeviceError) {
+            let bytes = try pack(tensor, kind: kind)
+            guard bytes.count <= target.count else {
+                throw DeviceError.dataMismatch("\(bytes.count) bytes were written to memory of \(target.count)")
+            }
+            bytes.withUnsafeBytes { target.copyMemory(from: $0) }
+        }
     }
 #endif

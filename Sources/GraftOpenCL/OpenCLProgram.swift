@@ -26,9 +26,9 @@
         private let instructionCount: Int
         private let cohortCount: Int
         private var launches: [Launch] = []
-        /// Some drivers do not retain the buffers that arguments name.
-        private let memory: OpenCLMemory
+        /// Some drivers do not retain the buffers that arguments name. They go before the memory.
         private var buffers: [SharedHandle] = []
+        private let memory: OpenCLMemory
 
         init(
             _ program: Program, index: Int, memory: OpenCLMemory, context: OpenCLContext, kernels: any KernelClass,

@@ -9,9 +9,9 @@ import GraftTensor
 package enum ConformanceCases {
     /// Everything.
     package static let all: [ConformanceCase] =
-        convolutionCases + winogradCases + linearCases + normalizationCases + elementwiseCases + poolingCases
-        + dataMovementCases
-        + lossCases + optimizerCases + slabCases + inPlaceCases + shortBatchCases
+        convolutionCases + winogradCases + linearCases + normalizationCases + elementwiseCases + activationCases
+        + fusedActivationCases + poolingCases + dataMovementCases + lossCases + optimizerCases + slabCases
+        + inPlaceCases + shortBatchCases
 
     /// Small cases of every primitive, for simulators.
     package static let quick: [ConformanceCase] = all.filter(\.isQuick)
@@ -199,10 +199,12 @@ package enum ConformanceCases {
         let convolution = WeightShape(outputChannels: 33, inputChannels: 17, kernelHeight: 3, kernelWidth: 3)
         let grouped = WeightShape(outputChannels: 24, inputChannels: 24, kernelHeight: 3, kernelWidth: 1, groups: 8)
         let linear = WeightShape(outputChannels: 10, inputChannels: 65, kernelHeight: 1, kernelWidth: 1)
+        let depthwise = WeightShape(
+            outputChannels: 33, inputChannels: 33, kernelHeight: 3, kernelWidth: 3, groups: 33)
         let small: [(kind: ValueKind, cohort: Int)] = [(.channelVector(5), 0), (.weight(grouped), 0)]
         let one: [(kind: ValueKind, cohort: Int)] = [
             (.weight(convolution), 0), (.channelVector(33), 0), (.channelVector(1), 0), (.weight(linear), 0),
-            (.channelVector(10), 0),
+            (.weight(depthwise), 0), (.channelVector(10), 0),
         ]
         let two: [(kind: ValueKind, cohort: Int)] = [
             (.weight(linear), 0), (.weight(convolution), 1), (.channelVector(10), 0), (.channelVector(63), 1),
@@ -324,6 +326,9 @@ package enum ConformanceCases {
             input: s, outputChannels: 33, kernelHeight: 3, kernelWidth: 3, paddingHeight: 1, paddingWidth: 1)
         let linear = ConvolutionGeometry(
             input: shape(33, 65, 1, 1), outputChannels: 10, kernelHeight: 1, kernelWidth: 1)
+        let depthwise = ConvolutionGeometry(
+            input: s, outputChannels: 17, kernelHeight: 3, kernelWidth: 3, paddingHeight: 1, paddingWidth: 1, groups: 17
+        )
         let pool = PoolingGeometry(input: s, kernel: 3, stride: 2, padding: 1)
         let positive: [Int: Fill] = [4: .range(0.25, 2)]
         var cases: [ConformanceCase] = []
@@ -352,6 +357,12 @@ package enum ConformanceCases {
         add(.imageNormalization(s.with(channels: 3), mean: imageMean, deviation: imageDeviation))
         add(.flatten(s))
         add(.dropout(s, rate: 0.5, salt: 3))
+        add(.stochasticDepth(s, rate: 0.5, salt: 3))
+        add(.channelScale(s))
+        add(.channelScaleGradient(s))
+        add(.convolution(depthwise, Epilogue(bias: true, activation: .relu6)))
+        add(.convolutionInputGradient(depthwise, addend: false))
+        add(.convolutionWeightGradient(depthwise))
         add(.softmaxCrossEntropy(batch: 5, classes: 10, labelSmoothing: 0), fills: [1: .labels(classes: 10)])
         return cases
     }()

@@ -90,6 +90,23 @@ extension ConformanceCases {
             convolution(shape(1, 33, 9, 8), 33, kernel: (3, 3), stride: (2, 2), padding: (1, 1), groups: 33), false
         ),
         ("depthwise.64.5x5", convolution(shape(1, 64, 7, 9), 64, kernel: (5, 5), padding: (2, 2), groups: 64), false),
+        ("depthwise.one", convolution(shape(1, 2, 1, 1), 2, kernel: (3, 3), padding: (1, 1), groups: 2), true),
+        ("depthwise.1x1", convolution(shape(2, 18, 5, 3), 18, kernel: (1, 1), groups: 18), true),
+        ("depthwise.p0", convolution(shape(2, 5, 7, 13), 5, kernel: (3, 3), groups: 5), true),
+        ("depthwise.wide", convolution(shape(1, 16, 5, 65), 16, kernel: (3, 3), padding: (1, 1), groups: 16), false),
+        ("depthwise.tall", convolution(shape(2, 31, 63, 2), 31, kernel: (3, 3), padding: (1, 1), groups: 31), false),
+        ("depthwise.7x7", convolution(shape(2, 24, 9, 20), 24, kernel: (7, 7), padding: (3, 3), groups: 24), false),
+        (
+            "depthwise.5x5.s2",
+            convolution(shape(2, 40, 14, 12), 40, kernel: (5, 5), stride: (2, 2), padding: (2, 2), groups: 40), false
+        ),
+        (
+            "depthwise.s3x2.d2",
+            convolution(
+                shape(2, 7, 13, 15), 7, kernel: (3, 2), stride: (3, 2), padding: (2, 1), dilation: (2, 3), groups: 7),
+            true
+        ),
+        ("depthwise.many", convolution(shape(5, 3, 65, 63), 3, kernel: (3, 3), padding: (1, 1), groups: 3), false),
         (
             "depthwise.multiplier",
             convolution(shape(1, 5, 7, 5), 15, kernel: (3, 3), padding: (1, 1), groups: 5), true
@@ -108,7 +125,7 @@ extension ConformanceCases {
 
     /// The geometries that are run with every epilogue.
     private static let everyEpilogue: Set<String> = [
-        "1x1.small", "1x1.off", "3x3.small", "3x3.off", "3x3.s2", "groups.2",
+        "1x1.small", "1x1.off", "3x3.small", "3x3.off", "3x3.s2", "groups.2", "depthwise", "depthwise.33.s2",
     ]
 
     static let convolutionCases: [ConformanceCase] = convolutions.enumerated().flatMap { index, entry in

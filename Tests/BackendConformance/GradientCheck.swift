@@ -64,7 +64,7 @@ package struct GradientCheck: Sendable, CustomStringConvertible {
     private static let convolutions: [GradientCheck] = {
         let names: Set = [
             "1x1.small", "1x1.p1", "3x3.small", "3x3.s2.p0", "2x5.s3x1.p1x4", "groups.2", "groups.3.1x1",
-            "depthwise.multiplier", "3x3.p3", "plane.2x3",
+            "depthwise.multiplier", "depthwise.p0", "depthwise.s3x2.d2", "3x3.p3", "plane.2x3",
         ]
         return ConformanceCases.convolutions.filter { names.contains($0.name) }.flatMap { name, g, _ in
             let forward = Primitive.convolution(g, Epilogue(bias: true))
@@ -159,7 +159,19 @@ package struct GradientCheck: Sendable, CustomStringConvertible {
             pair(
                 "add.relu", .add(s, relu: true), .reluGradient(s), position: 1,
                 arguments: { [$1, ReferenceExecutor.run(.add(s, relu: true), $0)[0].values] }),
+            pair("x", .channelScale(s), .channelScale(s), arguments: { [$1, $0[1]] }),
+            pair("scale", .channelScale(s), .channelScaleGradient(s), position: 1, arguments: { [$0[0], $1] }),
+            // Stochastic depth is its own gradient.
+            pair("self", .stochasticDepth(s, rate: 0.5, salt: 5), .stochasticDepth(s, rate: 0.5, salt: 5)),
         ]
+            + Activation.allCases.map { activation in
+                let forward = Primitive.activation(s, activation)
+                let reads = activation.gradientReads
+                return pair(
+                    activation.rawValue, forward, .activationGradient(s, activation),
+                    arguments: { [$1, reads == .argument ? $0[0] : ReferenceExecutor.run(forward, $0)[0].values] },
+                    inputs: values(forward, 3).map { $0.map { 8 * $0 } })
+            }
     }()
 
     private static let losses: [GradientCheck] =

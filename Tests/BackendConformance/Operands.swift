@@ -57,8 +57,12 @@ extension Primitive {
                 parameterGradients: [1, 2])
         case .batchNormalizationInferenceGradient(let s, _):
             Operands([.activation(s)] + vectors(2, s), [.activation(s)])
-        case .relu(let s), .dropout(let s, _, _): Operands([.activation(s)], [.activation(s)])
-        case .reluGradient(let s), .add(let s, _): Operands([.activation(s), .activation(s)], [.activation(s)])
+        case .relu(let s), .dropout(let s, _, _), .activation(let s, _), .stochasticDepth(let s, _, _):
+            Operands([.activation(s)], [.activation(s)])
+        case .channelScale(let s): Operands([.activation(s), .activation(factors(s))], [.activation(s)])
+        case .channelScaleGradient(let s): Operands([.activation(s), .activation(s)], [.activation(factors(s))])
+        case .reluGradient(let s), .add(let s, _), .activationGradient(let s, _):
+            Operands([.activation(s), .activation(s)], [.activation(s)])
         case .maxPooling(let g, let indices):
             Operands([.activation(g.input)], [.activation(g.output)] + (indices ? [.indices(g.output)] : []))
         case .maxPoolingGradient(let g):
@@ -93,6 +97,10 @@ extension Primitive {
 
     private func vectors(_ count: Int, _ shape: ActivationShape) -> [ValueKind] {
         [ValueKind](repeating: .channelVector(shape.channels), count: count)
+    }
+
+    private func factors(_ shape: ActivationShape) -> ActivationShape {
+        ActivationShape(shape.batch, shape.channels, 1, 1)
     }
 
     private func flattened(_ shape: ActivationShape) -> ActivationShape {
@@ -138,6 +146,11 @@ extension Primitive {
             return .batchNormalizationInferenceGradient(sized(s), epsilon: epsilon)
         case .relu(let s): return .relu(sized(s))
         case .reluGradient(let s): return .reluGradient(sized(s))
+        case .activation(let s, let activation): return .activation(sized(s), activation)
+        case .activationGradient(let s, let activation): return .activationGradient(sized(s), activation)
+        case .channelScale(let s): return .channelScale(sized(s))
+        case .channelScaleGradient(let s): return .channelScaleGradient(sized(s))
+        case .stochasticDepth(let s, let rate, let salt): return .stochasticDepth(sized(s), rate: rate, salt: salt)
         case .maxPooling(let g, let indices): return .maxPooling(sized(g), indices: indices)
         case .maxPoolingGradient(let g): return .maxPoolingGradient(sized(g))
         case .averagePooling(let g): return .averagePooling(sized(g))

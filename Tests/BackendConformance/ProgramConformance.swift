@@ -107,6 +107,72 @@ package struct ProgramConformance: Sendable, CustomStringConvertible {
         return graph
     }
 
+    /// Inverted residuals with depthwise convolutions and ReLU6: MobileNetV2 in small.
+    package static func mobile() -> Graph {
+        var graph = Graph()
+        var x = graph.add("input", .input(channels: 3))
+        func convolve(_ name: String, _ layer: ConvolutionLayer, _ activation: Activation?) {
+            x = graph.add("\(name).0", .convolution(layer), x)
+            x = graph.add("\(name).1", .batchNormalization(channels: layer.outputChannels), x)
+            if let activation { x = graph.add("\(name).2", .activation(activation), x) }
+        }
+        convolve("stem", ConvolutionLayer(3, 8, kernel: 3, stride: 2, padding: 1), .relu6)
+        convolve("first.depth", ConvolutionLayer(8, 8, kernel: 3, padding: 1, groups: 8), .relu6)
+        convolve("first.project", ConvolutionLayer(8, 5, kernel: 1), nil)
+        let start = x
+        convolve("second.expand", ConvolutionLayer(5, 30, kernel: 1), .relu6)
+        convolve("second.depth", ConvolutionLayer(30, 30, kernel: 3, padding: 1, groups: 30), .relu6)
+        convolve("second.project", ConvolutionLayer(30, 5, kernel: 1), nil)
+        x = graph.add("second.add", .add, start, x)
+        convolve("third.expand", ConvolutionLayer(5, 20, kernel: 1), .relu6)
+        convolve("third.depth", ConvolutionLayer(20, 20, kernel: 3, stride: 2, padding: 1, groups: 20), .relu6)
+        convolve("third.project", ConvolutionLayer(20, 9, kernel: 1), nil)
+        x = graph.add("avgpool", .adaptiveAveragePooling(height: 1, width: 1), x)
+        x = graph.add("flatten", .flatten, x)
+        x = graph.add("classifier.0", .dropout(rate: 0.2), x)
+        _ = graph.add("classifier.1", .linear(inputFeatures: 9, outputFeatures: 3), x)
+        return graph
+    }
+
+    /// Squeeze-and-excitation, every activation, stochastic depth: MobileNetV3 and EfficientNet in small.
+    package static func excited() -> Graph {
+        var graph = Graph()
+        var x = graph.add("input", .input(channels: 3))
+        func convolve(_ name: String, _ layer: ConvolutionLayer, _ activation: Activation?) {
+            x = graph.add("\(name).0", .convolution(layer), x)
+            let norm = Layer.batchNormalization(channels: layer.outputChannels, epsilon: 1e-3, momentum: 0.01)
+            x = graph.add("\(name).1", norm, x)
+            if let activation { x = graph.add("\(name).2", .activation(activation), x) }
+        }
+        func excite(_ name: String, _ channels: Int, _ squeezed: Int, _ inner: Layer, _ gate: Activation) {
+            let start = x
+            x = graph.add("\(name).avgpool", .adaptiveAveragePooling(height: 1, width: 1), x)
+            x = graph.add("\(name).fc1", .convolution(ConvolutionLayer(channels, squeezed, kernel: 1, bias: true)), x)
+            x = graph.add("\(name).activation", inner, x)
+            x = graph.add("\(name).fc2", .convolution(ConvolutionLayer(squeezed, channels, kernel: 1, bias: true)), x)
+            x = graph.add("\(name).scale_activation", .activation(gate), x)
+            x = graph.add("\(name).mul", .channelScale, start, x)
+        }
+        convolve("stem", ConvolutionLayer(3, 8, kernel: 3, stride: 2, padding: 1), .hardSwish)
+        convolve("first.expand", ConvolutionLayer(8, 18, kernel: 1), .hardSwish)
+        convolve("first.depth", ConvolutionLayer(18, 18, kernel: 5, stride: 2, padding: 2, groups: 18), .hardSwish)
+        excite("first.se", 18, 5, .relu, .hardSigmoid)
+        convolve("first.project", ConvolutionLayer(18, 8, kernel: 1), nil)
+        let start = x
+        convolve("second.expand", ConvolutionLayer(8, 20, kernel: 1), .silu)
+        convolve("second.depth", ConvolutionLayer(20, 20, kernel: 3, padding: 1, groups: 20), .silu)
+        excite("second.se", 20, 3, .activation(.silu), .sigmoid)
+        convolve("second.project", ConvolutionLayer(20, 8, kernel: 1), nil)
+        x = graph.add("second.depthDrop", .stochasticDepth(rate: 0.5), x)
+        x = graph.add("second.add", .add, x, start)
+        x = graph.add("third", .convolution(ConvolutionLayer(8, 12, kernel: 3, padding: 1, bias: true)), x)
+        x = graph.add("third.gelu", .activation(.gelu), x)
+        x = graph.add("avgpool", .adaptiveAveragePooling(height: 1, width: 1), x)
+        x = graph.add("flatten", .flatten, x)
+        _ = graph.add("fc", .linear(inputFeatures: 12, outputFeatures: 3), x)
+        return graph
+    }
+
     /// Concatenations whose parts can be written in place: read elsewhere too, joined twice, dropped behind, one of them
     /// with a last block that is not full.
     package static func joined() -> Graph {
@@ -158,6 +224,13 @@ package struct ProgramConformance: Sendable, CustomStringConvertible {
         ProgramConformance(
             "branched.stem", branched(), size: (2, 8, 7), trainable: [["fc"], ["stem"]],
             optimizer: .sgd(momentum: false, nesterov: false), statistics: .track),
+        ProgramConformance("mobile.all", mobile(), size: (3, 18, 15), trainable: [["all"]]),
+        ProgramConformance("mobile.through", mobile(), size: (3, 17, 19), trainable: [["classifier.1"], ["second"]]),
+        ProgramConformance("excited.all", excited(), size: (3, 21, 18), trainable: [["all"]]),
+        ProgramConformance("excited.through", excited(), size: (4, 18, 21), trainable: [["fc"], ["first"]]),
+        ProgramConformance(
+            "excited.track", excited(), size: (3, 21, 18), trainable: [["fc", "second"]], statistics: .track,
+            labelSmoothing: 0.1),
         ProgramConformance("joined.all", joined(), size: (2, 8, 7), trainable: [["all"]]),
         ProgramConformance("joined.head", joined(), size: (4, 5, 8), trainable: [["fc"]]),
     ]

@@ -94,7 +94,7 @@ extension ReferenceExecutor {
             g.method == .direct
             ? sums.output
             : sums.output(winogradTile: Winograd.outputSide, height: g.output.height, width: g.output.width)
-        if epilogue.relu { output.rectify() }
+        output.apply(epilogue.activation)
         return output
     }
 

@@ -79,6 +79,17 @@ package enum ReferenceExecutor {
             return [output]
         case .reluGradient:
             return [ReferenceOutput(exact: zip(inputs[0], inputs[1]).map { $1 > 0 ? $0 : 0 })]
+        case .activation(_, let activation):
+            var output = ReferenceOutput(exact: inputs[0])
+            output.apply(activation)
+            return [output]
+        case .activationGradient(_, let activation): return [activationGradient(activation, inputs[0], inputs[1])]
+        case .channelScale(let s):
+            let values = inputs[0].indices.map { inputs[0][$0] * inputs[1][$0 / s.pixelCount] }
+            return [ReferenceOutput(values: values, bounds: values.map { abs($0) })]
+        case .channelScaleGradient(let s): return [channelScaleGradient(s, inputs[0], inputs[1])]
+        case .stochasticDepth(let s, let rate, let salt):
+            return [stochasticDepth(s, rate, salt, constants.dropoutKey, inputs[0])]
         case .maxPooling(let g, let indices):
             let outputs = maxPooling(g, inputs[0])
             return indices ? outputs : [outputs[0]]

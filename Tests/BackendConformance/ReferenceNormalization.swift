@@ -53,7 +53,7 @@ extension ReferenceExecutor {
                     + abs(residual)
             }
         }
-        if epilogue.relu { y.rectify() }
+        y.apply(epilogue.activation)
         return [y, means, inverses, runningMeans, runningVariances]
     }
 
@@ -83,7 +83,7 @@ extension ReferenceExecutor {
                 y.bounds[index] = abs(scale) * (abs(x) + abs(mean)) + abs(inputs[2][c]) + abs(residual)
             }
         }
-        if epilogue.relu { y.rectify() }
+        y.apply(epilogue.activation)
         return y
     }
 

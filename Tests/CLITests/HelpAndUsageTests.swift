@@ -3,8 +3,8 @@ import Testing
 
 @Suite struct HelpAndUsageTests {
     static let commands = [
-        "devices", "models", "summary", "train", "find-learning-rate", "evaluate", "predict", "extract", "bench",
-        "tune", "demo",
+        "devices", "models", "summary", "train", "find-learning-rate", "evaluate", "predict", "extract", "probe",
+        "convert", "bench", "tune", "demo",
     ]
 
     @Test func theOverviewNamesEveryCommand() throws {

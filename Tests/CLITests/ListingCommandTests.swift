@@ -86,7 +86,9 @@ import Testing
             "resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "wide_resnet50_2", "wide_resnet101_2",
             "resnext50_32x4d", "resnext101_32x8d", "vgg11", "vgg11_bn", "vgg13", "vgg13_bn", "vgg16", "vgg16_bn",
             "vgg19", "vgg19_bn", "alexnet", "squeezenet1_0", "squeezenet1_1", "resnet20_cifar", "resnet32_cifar",
-            "resnet44_cifar", "resnet56_cifar", "resnet110_cifar",
+            "resnet44_cifar", "resnet56_cifar", "resnet110_cifar", "mobilenet_v2", "mobilenet_v3_small",
+            "mobilenet_v3_large", "densenet121", "efficientnet_b0", "efficientnet_b1", "efficientnet_b2",
+            "efficientnet_b3", "regnet_y_400mf",
         ] {
             #expect(names.contains(name), "\(name) is missing")
         }
@@ -99,6 +101,16 @@ import Testing
         #expect(counts["alexnet"] == 61_100_840)
         #expect(counts["squeezenet1_1"] == 1_235_496)
         #expect(counts["resnext50_32x4d"] == 25_028_904)
+        #expect(counts["mobilenet_v2"] == 3_504_872)
+        #expect(counts["mobilenet_v3_small"] == 2_542_856)
+        #expect(counts["mobilenet_v3_large"] == 5_483_032)
+        #expect(counts["densenet121"] == 7_978_856)
+        #expect(counts["efficientnet_b0"] == 5_288_548)
+        #expect(counts["efficientnet_b3"] == 12_233_232)
+        #expect(counts["regnet_y_400mf"] == 4_344_144)
+        let hub = Dictionary(uniqueKeysWithValues: models.map { ($0["name"] as? String ?? "", $0["hub"] as? String) })
+        #expect(hub["resnet18"] == "https://download.pytorch.org/models/resnet18-f37072fd.pth")
+        #expect(hub["resnet20_cifar"] == .some(nil))
         let table = try Graft.run(["models"])
         #expect(table.output.contains("11,689,512"))
         #expect(table.output.split(separator: "\n").allSatisfy { $0.count <= 100 })

@@ -112,24 +112,51 @@ import Testing
         let writer = try NumpyArchiveWriter(path: folder + "/pieces.npz")
         try writer.beginFloats("a", shape: [4, 3])
         for row in 0..<4 { try writer.append([Float](repeating: Float(row), count: 3)) }
-        // Two layers whose rows arrive in turn.
-        let first = try FloatRowSpool(besides: folder + "/pieces.npz", rowShape: [2])
-        let second = try FloatRowSpool(besides: folder + "/pieces.npz", rowShape: [1, 3])
-        for batch in 0..<3 {
-            try first.append([Float](repeating: Float(batch), count: 4))
-            try second.append([Float](repeating: Float(-batch), count: 6))
-        }
-        try writer.add("first", first)
-        try writer.add("second", second)
+        try writer.beginIntegers("labels", shape: [3])
+        for label in 0..<3 { try writer.append([Int64(label)]) }
+        try writer.beginTexts("paths", shape: [2], width: 4)
+        try writer.append(["ab"])
+        #expect(throws: CheckpointError.self) { try writer.append(["abcde"]) }
+        try writer.append(["äöüé"])
         #expect(!FileManager.default.fileExists(atPath: folder + "/pieces.npz"))
         try writer.finish()
         #expect(try FileManager.default.contentsOfDirectory(atPath: folder) == ["pieces.npz"])
         let archive = try NumpyFile.read(folder + "/pieces.npz")
         #expect(archive["a"]?.floats == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3])
+        #expect(archive["labels"] == NumpyArray([0, 1, 2]))
+        #expect(archive["paths"] == NumpyArray(["ab", "äöüé"]))
+
+        let whole = NumpyArray(shape: [2, 2], storage: .float32([1, 2, 3, 4]))
+        try NumpyArchiveWriter.writeArray(whole, to: folder + "/whole.npy")
+        let lone = try NumpyArchiveWriter(arrayPath: folder + "/lone.npy")
+        try lone.beginFloats("a", shape: [2, 2])
+        try lone.append([1, 2] as [Float])
+        try lone.append([3, 4] as [Float])
+        try lone.finish()
         #expect(
-            archive["first"] == NumpyArray(shape: [6, 2], storage: .float32([0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2])))
-        #expect(archive["second"]?.shape == [6, 1, 3])
-        #expect(archive["second"]?.floats?.last == -2)
+            try Data(contentsOf: URL(filePath: folder + "/lone.npy"))
+                == Data(contentsOf: URL(filePath: folder + "/whole.npy")))
+    }
+
+    @Test func safetensorsInPiecesHaveTheBytesOfWholeOnes() throws {
+        let folder = try TestFiles.temporaryFolder()
+        let state = StateDictionary([
+            ("b", HostTensor([2, 2], [1, 2, 3, 4])), ("a", HostTensor(shape: [1], storage: .int64([7]))),
+        ])
+        try Safetensors.write(state, metadata: ["k": "v"], to: folder + "/whole.safetensors")
+        let writer = try SafetensorsWriter(
+            path: folder + "/pieces.safetensors",
+            tensors: [.init(name: "b", type: .f32, shape: [2, 2]), .init(name: "a", type: .i64, shape: [1])],
+            metadata: ["k": "v"])
+        #expect(writer.order.map(\.name) == ["a", "b"])
+        try writer.append([Int64(7)])
+        try writer.append([1, 2, 3] as [Float])
+        #expect(throws: CheckpointError.self) { try writer.finish() }
+        try writer.append([4] as [Float])
+        try writer.finish()
+        #expect(
+            try Data(contentsOf: URL(filePath: folder + "/pieces.safetensors"))
+                == Data(contentsOf: URL(filePath: folder + "/whole.safetensors")))
     }
 
     @Test func unfinishedArraysAreErrors() throws {
@@ -137,8 +164,8 @@ import Testing
         do {
             let writer = try NumpyArchiveWriter(path: folder + "/a.npz")
             try writer.beginFloats("a", shape: [2])
-            #expect(throws: CheckpointError.self) { try writer.append([1, 2, 3]) }
-            try writer.append([1])
+            #expect(throws: CheckpointError.self) { try writer.append([1, 2, 3] as [Float]) }
+            try writer.append([1] as [Float])
             #expect(throws: CheckpointError.self) { try writer.add("b", NumpyArray([1])) }
             #expect(throws: CheckpointError.self) { try writer.finish() }
             #expect(throws: CheckpointError.self) { try writer.beginFloats("a", shape: [1]) }

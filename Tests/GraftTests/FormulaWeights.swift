@@ -38,6 +38,8 @@ enum FormulaWeights {
             let last = names.contains(block + ".bn3.weight") ? "bn3" : "bn2"
             let closes = block.hasPrefix("layer") && parts.dropLast().last == last
             values = u.map { closes ? 0.2 + 0.2 * $0 : 0.75 + 0.5 * $0 }
+        case "layer_scale": values = u.map { 0.3 + 0.4 * $0 }
+        case "weight" where shape.rank == 1: values = u.map { 0.75 + 0.5 * $0 }
         case "bias": values = u.map { 0.1 * $0 - 0.05 }
         default:
             let fanIn = shape.dimensions.dropFirst().reduce(1, *)

@@ -37,7 +37,8 @@
     FUNCTION(SetKernelArg) \
     FUNCTION(EnqueueNDRangeKernel) \
     FUNCTION(EnqueueReadBuffer) \
-    FUNCTION(EnqueueWriteBuffer) \
+    FUNCTION(EnqueueMapBuffer) \
+    FUNCTION(EnqueueUnmapMemObject) \
     FUNCTION(EnqueueFillBuffer) \
     FUNCTION(GetEventProfilingInfo) \
     FUNCTION(ReleaseEvent) \

@@ -92,6 +92,54 @@ static inline void graft_spin_hint(void) {
 #endif
 }
 
+// HTTP by libcurl, which is opened at run time when it is first needed.
+
+/// How a request ended.
+typedef enum graft_http_status {
+    /// A whole answer came, whatever its response code.
+    GRAFT_HTTP_OK = 0,
+    /// There is no libcurl on this machine, or none that can be used.
+    GRAFT_HTTP_NO_CLIENT = 1,
+    /// Neither server nor proxy could be reached: no network, no such name, nobody listens.
+    GRAFT_HTTP_UNREACHABLE = 2,
+    /// The connection broke off or stood still.
+    GRAFT_HTTP_CUT = 3,
+    /// A callback returned false.
+    GRAFT_HTTP_STOPPED = 4,
+    /// Anything else: a certificate, too many redirections, an address that is none.
+    GRAFT_HTTP_REFUSED = 5,
+} graft_http_status;
+
+/// A GET request. Proxies come from the environment, as with curl.
+typedef struct graft_http_request {
+    const char *url;
+    /// Lines such as `Range: bytes=10-`.
+    const char *const *headers;
+    size_t header_count;
+    const char *user_agent;
+    long connect_timeout_seconds;
+    /// The request is given up when not a byte came for so long.
+    long stall_timeout_seconds;
+    long redirect_limit;
+    /// Whether a redirection may lead to an address without TLS.
+    bool allows_plain_redirects;
+    void *context;
+    /// Gets each header line with its end, those of redirections too; every answer begins with a line `HTTP/…`.
+    bool (*on_header)(void *context, const char *line, size_t byte_count);
+    /// Gets the body of the last answer in pieces.
+    bool (*on_body)(void *context, const void *bytes, size_t byte_count);
+} graft_http_request;
+
+/// What came of it.
+typedef struct graft_http_outcome {
+    /// The last answer's code; 0 when there was none.
+    long response_code;
+    /// What went wrong, for people; empty after GRAFT_HTTP_OK.
+    char message[256];
+} graft_http_outcome;
+
+/// Performs a request and returns when it is over; it is the caller's thread that calls back.
+graft_http_status graft_http_get(const graft_http_request *request, graft_http_outcome *outcome);
 /// The file of the program or library that an address of this process belongs to, as the loader names it; NULL when it
 /// is not known. The text stays until that library is unloaded.
 const char *graft_image_path(const void *address);

@@ -1,5 +1,6 @@
 import GraftGraph
 import GraftTensor
+import GraftVision
 
 /// A network family's member: a name, a graph for any class count, and what belongs to it.
 ///
@@ -17,6 +18,13 @@ public struct Architecture: Sendable {
     public let classCount: Int
     /// The published table or paper of the architecture.
     public let source: String
+    /// The shorter side before the centre crop, as the published weights were evaluated; nil is 256/224 of the image
+    /// size, or the image size itself for networks of small pictures.
+    public internal(set) var resize: Int?
+    /// How pictures are resized for the published weights.
+    public internal(set) var interpolation = Interpolation.bilinear
+    /// What fresh parameters start from.
+    var initialization = Initialization.Rule.resNet
 
     let build: @Sendable (_ classCount: Int) -> Graph
 
@@ -25,7 +33,8 @@ public struct Architecture: Sendable {
 
     /// Every architecture, by family and size.
     public static let all: [Architecture] =
-        resNets + vggs + alexNets + squeezeNets + cifarResNets
+        resNets + vggs + alexNets + squeezeNets + mobileNetV2s + mobileNetV3s + denseNets + efficientNets + regNets
+        + cifarResNets
 
     /// The architecture of a name.
     ///

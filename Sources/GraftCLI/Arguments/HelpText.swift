@@ -26,7 +26,9 @@ enum HelpText {
             "",
             "EXIT CODES: 0 done, 1 failure at run time, 64 wrong command line, 65 bad data, 66 no input,",
             "            69 device unavailable, 73 or 74 output cannot be written, 130 interrupted.",
-            "ENVIRONMENT: GRAFT_DEVICE is the default of --device; NO_COLOR switches colours off.",
+            "ENVIRONMENT: GRAFT_DEVICE is the default of --device; GRAFT_CACHE is the folder of downloads and",
+            "             of what can be made again; GRAFT_HUB is a mirror of torchvision's weights;",
+            "             NO_COLOR switches colours off.",
         ]
         return lines.joined(separator: "\n") + "\n"
     }

@@ -67,6 +67,15 @@ extension ValueKind where Value == String {
     }
 }
 
+extension ValueKind where Value == WeightsSource {
+    /// A path, `hub` or an address.
+    static var weights: ValueKind {
+        ValueKind("F|hub|URL", expectation: "a path, hub or an https address") {
+            $0.isEmpty ? nil : WeightsSource($0)
+        }
+    }
+}
+
 extension ValueKind where Value == [String] {
     /// Names separated by commas.
     static func names(_ placeholder: String) -> ValueKind {

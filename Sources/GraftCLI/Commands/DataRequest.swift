@@ -129,12 +129,17 @@ enum DataRequest {
         var outputOfLabel: [Int32]
     }
 
+    /// Maps folders to a network's outputs.
+    static func align(_ images: ImageDataset, with network: Model, _ values: ArgumentValues) throws -> Alignment {
+        try align(images, names: try outputNames(of: network, values), count: network.classCount, values)
+    }
+
     /// Maps folders to outputs: by name where the outputs have names and know all folders, else by position.
     ///
     /// A list states its labels itself; they are outputs already.
-    static func align(_ images: ImageDataset, with network: Model, _ values: ArgumentValues) throws -> Alignment {
-        let count = network.classCount
-        let names = try outputNames(of: network, values)
+    static func align(
+        _ images: ImageDataset, names: [String]?, count: Int, _ values: ArgumentValues
+    ) throws -> Alignment {
         let folders = images.classes
         let highest = images.samples.map(\.label).max() ?? 0
         if values[Shared.list] == nil, let names, names != folders {
@@ -210,18 +215,22 @@ enum DataRequest {
     // MARK: Batches
 
     /// Decodes all images in order and hands them out in batches, with progress and warnings on standard error.
+    ///
+    /// `firstBatch` passes over the batches of interrupted work, in which `knownCount` images were used.
     static func forEachBatch(
-        _ images: ImageDataset, _ network: Model, _ values: ArgumentValues, title: String,
-        _ body: (ImageBatch) throws -> Void
+        _ images: ImageDataset, _ network: Model, _ values: ArgumentValues, title: String, firstBatch: Int = 0,
+        knownCount: Int = 0, _ body: (ImageBatch) throws -> Void
     ) throws {
+        var options = loaderOptions(values)
+        options.firstBatch = firstBatch
         let loader = BatchLoader(
-            dataset: images, order: Array(0..<images.count), preprocessing: network.preprocessing,
-            options: loaderOptions(values))
+            dataset: images, order: Array(0..<images.count), preprocessing: network.preprocessing, options: options)
         defer { loader.cancel() }
-        let progress = ProgressLine(title, total: images.count, unit: "images", isQuiet: values[Shared.quiet])
+        var done = min(firstBatch * options.batchSize, images.count)
+        let progress = ProgressLine(
+            title, total: images.count, unit: "images", first: done, isQuiet: values[Shared.quiet])
         defer { progress.finish() }
-        var done = 0
-        var used = 0
+        var used = knownCount
         // Ctrl-C unwinds, so that half-written files go.
         try Interruption.deferred {
             while let batch = try loader.next() {

@@ -12,27 +12,37 @@ enum EvaluateCommand {
         examples: [
             "graft evaluate photos --weights runs/a/best.safetensors",
             "graft evaluate photos/val --model resnet18 --weights resnet18.pth --logits logits.npz",
+            "graft evaluate photos/val --weights resnet18.pth --probe probe.safetensors",
         ],
         groups: [
             ArgumentGroup("Data", [Shared.data, Shared.list, Shared.limit]),
-            ArgumentGroup("Model", [Shared.requiredWeights, Shared.modelOfWeights, Shared.classesFile]),
+            ArgumentGroup(
+                "Model",
+                [
+                    Shared.requiredWeights, Shared.offline, Shared.modelOfWeights, ProbeRequest.probe,
+                    Shared.classesFile,
+                ]),
             Shared.imageGroup,
             Shared.runGroup(seeded: false),
             ArgumentGroup("Output", [logits, Shared.quiet, Shared.json]),
         ],
+        validate: { values throws(UsageError) in try ProbeRequest.validate(values) },
         run: run)
 
     private static func run(_ values: ArgumentValues) throws {
         if let path = values[logits], !path.lowercased().hasSuffix(".npz") {
             throw UsageError("--logits \"\(path)\" does not end in .npz, the one format it is written in")
         }
-        var network = try Model(values[Shared.modelOfWeights], weights: values[Shared.requiredWeights])
-        NetworkRequest.announceLoading(network, values)
+        var network = try NetworkRequest.model(values)
+        let probe = try ProbeRequest(values, &network)
         try NetworkRequest.applyImages(&network, values)
         let images = try DataRequest.evaluation(values)
-        let alignment = try DataRequest.align(images, with: network, values)
+        let outputs = try probe?.classNames ?? DataRequest.outputNames(of: network, values)
+        let outputCount = probe?.classNames.count ?? network.classCount
+        let alignment = try DataRequest.align(images, names: outputs, count: outputCount, values)
         let extractor = try FeatureExtractor(
-            network, layers: ["logits"], device: NetworkRequest.device(values),
+            network, layers: [probe?.layer ?? "logits"], pooling: probe?.pooling ?? .none,
+            device: NetworkRequest.device(values),
             batchSizes: NetworkRequest.batchSizes(count: images.count, batchSize: values[Shared.batchSize]))
         NetworkRequest.announce(extractor.deviceDescription, extractor.deviceNotes, values)
 
@@ -40,7 +50,8 @@ enum EvaluateCommand {
         var evaluation = Evaluation(classNames: alignment.names)
         try DataRequest.forEachBatch(images, network, values, title: "evaluate") { batch in
             let features = try extractor.features(ofPixels: batch.pixels, count: batch.count)
-            guard let scores = features["logits"]?.reshaped([batch.count, network.classCount]) else { return }
+            let outputs = try probe.map { try $0.scores(features) } ?? features["logits"]
+            guard let scores = outputs?.reshaped([batch.count, outputCount]) else { return }
             let labels = batch.labels.map { alignment.outputOfLabel[Int($0)] }
             try evaluation.add(logits: scores, labels: labels)
             try writer?.append(
@@ -50,68 +61,11 @@ enum EvaluateCommand {
             try writer.finish()
             NetworkRequest.note("wrote \(writer.path)", values)
         }
-        try Console.result(values[Shared.json] ? json(evaluation, network).pretty(levels: 2) + "\n" : text(evaluation))
-    }
-
-    private static func text(_ evaluation: Evaluation) -> String {
-        let present = evaluation.classNames.indices.filter { evaluation.confusion[$0].contains { $0 > 0 } }
-        let predicted = evaluation.classNames.indices.filter { label in
-            evaluation.confusion.contains { $0[label] > 0 }
-        }
-        var text = """
-            images  \(evaluation.count)
-            top-1   \(percent(evaluation.top1)) (\(evaluation.top1Correct) of \(evaluation.count))
-            top-5   \(percent(evaluation.top5)) (\(evaluation.top5Correct) of \(evaluation.count))
-            loss    \(fixed(evaluation.loss, 4))
-
-
-            """
-        var table = Table([
-            Table.Column(title: "class", isFlexible: true), Table.Column(title: "images", alignment: .right),
-            Table.Column(title: "right", alignment: .right), Table.Column(title: "recall", alignment: .right),
-            Table.Column(title: "precision", alignment: .right), Table.Column(title: "most often taken for"),
-        ])
-        for label in present {
-            let row = evaluation.confusion[label]
-            let (precision, recall) = evaluation.precisionAndRecall(of: label)
-            let wrong = row.indices.filter { $0 != label && row[$0] > 0 }.max { (row[$0], $1) < (row[$1], $0) }
-            table.rows.append([
-                evaluation.classNames[label], "\(row.reduce(0, +))", "\(row[label])", recall.map(percent) ?? "–",
-                precision.map(percent) ?? "–", wrong.map { "\(evaluation.classNames[$0]) (\(row[$0]))" } ?? "",
-            ])
-        }
-        text += table.text()
-        let shown = Array(Set(present + predicted)).sorted()
-        if shown.count <= 12 {
-            text += "\nconfusion (rows: labels, columns: predictions)\n"
-            var confusion = Table(
-                [Table.Column(title: "", isFlexible: true)]
-                    + shown.map { Table.Column(title: "\($0)", alignment: .right) })
-            for label in shown {
-                confusion.rows.append(
-                    ["\(label) \(evaluation.classNames[label])"]
-                        + shown.map { "\(evaluation.confusion[label][$0])" })
-            }
-            text += confusion.text()
-        }
-        return text
-    }
-
-    private static func json(_ evaluation: Evaluation, _ network: Model) -> JSON {
-        let classes = evaluation.classNames.indices.map { label -> JSON in
-            let row = evaluation.confusion[label]
-            let (precision, recall) = evaluation.precisionAndRecall(of: label)
-            return [
-                "class": .string(evaluation.classNames[label]), "images": .integer(row.reduce(0, +)),
-                "correct": .integer(row[label]), "precision": .optional(precision), "recall": .optional(recall),
-            ]
-        }
-        return [
-            "model": .string(network.architecture.name), "images": .integer(evaluation.count),
-            "top1_correct": .integer(evaluation.top1Correct), "top1": .number(evaluation.top1),
-            "top5_correct": .integer(evaluation.top5Correct), "top5": .number(evaluation.top5),
-            "loss": .number(evaluation.loss), "classes": .array(classes),
-            "confusion": .array(evaluation.confusion.map { .array($0.map { .integer($0) }) }),
-        ]
+        let hasLoss = probe?.hasLoss ?? true
+        let json = JSON.object(
+            [("model", .string(network.architecture.name))] + EvaluationReport.entries(evaluation, hasLoss: hasLoss))
+        try Console.result(
+            values[Shared.json]
+                ? json.pretty(levels: 2) + "\n" : EvaluationReport.text(evaluation, hasLoss: hasLoss))
     }
 }

@@ -8,62 +8,104 @@ enum ExtractCommand {
     static let out = Argument.required(
         "out", .path("F"), placeholderValue: "", help: "Features: .npz, .npy (one layer), .csv or .safetensors.")
 
+    static let pool = Argument.option(
+        "pool", .choice("average", "max", "none"), default: "none",
+        help: "Reduce maps to one number a channel: the mean or the largest value over height and width.")
+    static let resume = Argument.flag(
+        "resume", help: "Go on with an interrupted extraction to the same file: the result has the same bytes.")
+
     static let command = Command(
         name: "extract",
         summary: "Write the outputs of inner layers for every image.",
-        discussion: "Where DATA has train/ and val/ in it, the images of both are taken, train first.",
+        discussion: """
+            Where DATA has train/ and val/ in it, the images of both are taken, train first. Features wait on the disk, in \
+            F.partial, so that memory does not grow with their number and an interrupted extraction can go on.
+            """,
         examples: [
-            "graft extract photos --model resnet18 --weights resnet18.pth --layer avgpool --out features.npz",
+            "graft extract photos --model resnet18 --weights hub --layer avgpool --out features.npz",
             "graft extract photos --model squeezenet1_1 --weights squeezenet1_1.pth \\",
             "      --layer features,classifier --out features.safetensors",
             "graft extract photos --weights run/best.safetensors --layer avgpool --out features.npz",
+            "graft extract photos --weights best.safetensors --layer layer3 --pool average --out f.npz --resume",
         ],
         groups: [
             ArgumentGroup("Data", [Shared.data, Shared.list, Shared.limit]),
-            ArgumentGroup("Model", [Shared.requiredWeights, Shared.modelOfWeights, layer]),
+            ArgumentGroup("Model", [Shared.requiredWeights, Shared.offline, Shared.modelOfWeights, layer, pool]),
             Shared.imageGroup,
             Shared.runGroup(seeded: false),
-            ArgumentGroup("Output", [out, Shared.quiet, Shared.json]),
+            ArgumentGroup("Output", [out, resume, Shared.quiet, Shared.json]),
         ],
         run: run)
 
     private static func run(_ values: ArgumentValues) throws {
         let layers = values[layer]
-        var network = try Model(values[Shared.modelOfWeights], weights: values[Shared.requiredWeights])
-        NetworkRequest.announceLoading(network, values)
+        var network = try NetworkRequest.model(values)
         try NetworkRequest.applyImages(&network, values)
+        let pooling = FeaturePooling(rawValue: values[pool]) ?? .none
         let images = try DataRequest.everything(values)
-        let writer = try FeatureWriter(values[out], layers: layers, classes: images.classes)
+        let path = values[out]
+        _ = try FeatureWriter.Format(path: path, layerCount: layers.count)
         let extractor = try FeatureExtractor(
-            network, layers: layers, device: NetworkRequest.device(values),
+            network, layers: layers, pooling: pooling, device: NetworkRequest.device(values),
             batchSizes: NetworkRequest.batchSizes(count: images.count, batchSize: values[Shared.batchSize]))
         NetworkRequest.announce(extractor.deviceDescription, extractor.deviceNotes, values)
 
-        var shapes: [String: [Int]] = [:]
-        var count = 0
-        try DataRequest.forEachBatch(images, network, values, title: "extract") { batch in
-            let features = try extractor.features(ofPixels: batch.pixels, count: batch.count)
-            for (name, tensor) in features { shapes[name] = Array(tensor.shape.dimensions.dropFirst()) }
-            count += batch.count
-            try writer.append(
-                features, labels: batch.labels, paths: batch.sampleIndices.map { images.samples[$0].path })
+        let isDropped = FeatureWriter.hasPartialWork(for: path) && !values[resume]
+        let writer = try FeatureWriter(
+            path, layers: layers, classes: images.classes, origin: FeatureOrigin(network, pooling: pooling),
+            request: request(images, extractor.deviceDescription, values), resumes: values[resume])
+        if isDropped {
+            Console.warning(
+                "\(path) was begun before and interrupted; that work is dropped, which --resume would have gone on with"
+            )
         }
-        try writer.finish()
-        if values[Shared.json] {
-            let arrays = layers.map {
-                (key: $0, value: JSON.array(([count] + (shapes[$0] ?? [])).map { .integer($0) }))
+        if values[resume] {
+            NetworkRequest.note(
+                writer.imageCount > 0
+                    ? "going on behind \(writer.imageCount) images" : "nothing to go on with: from the first image",
+                values)
+        }
+        do {
+            try DataRequest.forEachBatch(
+                images, network, values, title: "extract", firstBatch: writer.nextBatch, knownCount: writer.imageCount
+            ) { batch in
+                let features = try extractor.features(ofPixels: batch.pixels, count: batch.count)
+                try writer.append(
+                    features, labels: batch.labels, paths: batch.sampleIndices.map { images.samples[$0].path },
+                    batch: batch.index)
             }
+            try writer.finish()
+        } catch {
+            if writer.imageCount > 0, let partial = writer.partialPath {
+                NetworkRequest.note(
+                    "\(writer.imageCount) images are kept in \(partial); the same command with --resume goes on", values
+                )
+            }
+            throw error
+        }
+        let shapes = layers.map { (name: $0, extents: writer.shape(of: $0)?.dimensions ?? []) }
+        if values[Shared.json] {
+            let arrays = shapes.map { (key: $0.name, value: JSON.array($0.extents.map { .integer($0) })) }
             let result: JSON = [
-                "model": .string(network.architecture.name), "images": .integer(count),
+                "model": .string(network.architecture.name), "images": .integer(writer.imageCount),
                 "device": .string(extractor.deviceDescription.selector), "layers": .object(arrays),
                 "file": .string(writer.path),
             ]
             try Console.result(result.pretty() + "\n")
         } else {
-            let texts = layers.map { name in
-                "\(name) " + ([count] + (shapes[name] ?? [])).map(String.init).joined(separator: "×")
-            }
+            let texts = shapes.map { "\($0.name) " + $0.extents.map(String.init).joined(separator: "×") }
             try Console.result("\(writer.path): \(texts.joined(separator: ", "))\n")
         }
+    }
+
+    /// What the features depend on besides network, preprocessing and layers; the names are those of the options.
+    private static func request(
+        _ images: ImageDataset, _ device: DeviceDescription, _ values: ArgumentValues
+    ) throws -> [String: String] {
+        [
+            "images": try images.listDigest(), "--batch-size": "\(values[Shared.batchSize])",
+            "--device": "\(device.name) (\(device.kernelClass))", "--exact": "\(values[Shared.exact])",
+            "--fast-decode": "\(values[Shared.fastDecode])",
+        ]
     }
 }

@@ -25,10 +25,46 @@ enum NetworkRequest {
         if !values[Shared.quiet] { Console.note(text) }
     }
 
-    /// The network of a name with a file's weights, or random without one.
-    static func model(named name: String, weights: String?, seed: UInt64 = 0) throws -> Model {
-        if let weights { return try Model(name, weights: weights) }
-        return try Model(name, seed: seed)
+    /// The network of a name with the weights of `--weights`, or random without.
+    static func model(
+        named name: String, weights: WeightsSource?, _ values: ArgumentValues, seed: UInt64 = 0
+    ) throws -> Model {
+        guard let weights else { return try Model(name, seed: seed) }
+        return try Model(name, weights: try weightsFile(weights, architecture: name, values))
+    }
+
+    /// The file of `--weights`; what is not one of the user's is downloaded unless it is in the cache.
+    static func weightsFile(
+        _ source: WeightsSource, architecture: String?, _ values: ArgumentValues
+    ) throws -> String {
+        let report = DownloadReport(isQuiet: values[Shared.quiet])
+        defer { report.finish() }
+        var download = WeightsDownload(onEvent: report.receive)
+        download.isOffline = values[Shared.offline]
+        return try download.file(for: source, architecture: architecture)
+    }
+
+    /// The network of a required `--weights`, and of `--model` where it is given; says what was found in the file.
+    ///
+    /// Without `--model` the weights file says what it is for, else a `--probe`.
+    static func model(_ values: ArgumentValues) throws -> Model {
+        let source = values[Shared.requiredWeights]
+        var named = values[Shared.modelOfWeights]
+        if named == nil, source == .hub {
+            named = try values[ProbeRequest.probe].map { try Probe($0) }?.origin?.architecture
+        }
+        let path = try weightsFile(source, architecture: named, values)
+        let network: Model
+        do {
+            network = try Model(named, weights: path)
+        } catch GraftError.architectureUnknown {
+            guard let origin = try values[ProbeRequest.probe].map({ try Probe($0) })?.origin else {
+                throw GraftError.architectureUnknown(path: path)
+            }
+            network = try Model(origin.architecture, weights: path)
+        }
+        announceLoading(network, values)
+        return network
     }
 
     /// Says what was found in the weights file and done with it.

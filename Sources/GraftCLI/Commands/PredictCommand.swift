@@ -11,33 +11,43 @@ enum PredictCommand {
         examples: [
             "graft predict photo.jpg --weights runs/a/best.safetensors",
             "graft predict *.jpg --model squeezenet1_1 --weights squeezenet1_1.pth --classes-file names.txt",
+            "graft predict photo.jpg --model resnet18 --weights hub --classes-file imagenet.txt",
+            "graft predict photo.jpg --weights resnet18.pth --probe probe.safetensors",
         ],
         groups: [
             ArgumentGroup("Input", [images]),
-            ArgumentGroup("Model", [Shared.requiredWeights, Shared.modelOfWeights, Shared.classesFile]),
+            ArgumentGroup(
+                "Model",
+                [
+                    Shared.requiredWeights, Shared.offline, Shared.modelOfWeights, ProbeRequest.probe,
+                    Shared.classesFile,
+                ]),
             Shared.imageGroup,
             Shared.runGroup(seeded: false),
             ArgumentGroup("Output", [top, Shared.quiet, Shared.json]),
         ],
+        validate: { values throws(UsageError) in try ProbeRequest.validate(values) },
         run: run)
 
     private static func run(_ values: ArgumentValues) throws {
-        var network = try Model(values[Shared.modelOfWeights], weights: values[Shared.requiredWeights])
-        NetworkRequest.announceLoading(network, values)
+        var network = try NetworkRequest.model(values)
+        let probe = try ProbeRequest(values, &network)
         try NetworkRequest.applyImages(&network, values)
         let files = DataRequest.files(values[images])
-        let classNames = try DataRequest.outputNames(of: network, values)
+        let classNames = try probe?.classNames ?? DataRequest.outputNames(of: network, values)
+        let outputCount = probe?.classNames.count ?? network.classCount
         let extractor = try FeatureExtractor(
-            network, layers: ["logits"], device: NetworkRequest.device(values),
+            network, layers: [probe?.layer ?? "logits"], pooling: probe?.pooling ?? .none,
+            device: NetworkRequest.device(values),
             batchSizes: NetworkRequest.batchSizes(count: files.count, batchSize: values[Shared.batchSize]))
         NetworkRequest.announce(extractor.deviceDescription, extractor.deviceNotes, values)
 
         var predictions: [(path: String, prediction: Prediction)] = []
         try DataRequest.forEachBatch(files, network, values, title: "predict") { batch in
             let result = try extractor.features(ofPixels: batch.pixels, count: batch.count)
-            let scores = result["logits"]?.floats ?? []
+            let scores = (try probe.map { try $0.scores(result) } ?? result["logits"])?.floats ?? []
             for (row, index) in batch.sampleIndices.enumerated() {
-                let slice = scores[row * network.classCount..<(row + 1) * network.classCount]
+                let slice = scores[row * outputCount..<(row + 1) * outputCount]
                 let prediction = Prediction(logits: slice, classNames: classNames, count: values[top])
                 predictions.append((files.samples[index].path, prediction))
             }

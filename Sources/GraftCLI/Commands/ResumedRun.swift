@@ -36,7 +36,8 @@ struct ResumedRun {
         guard let found = try RunFolder.state(in: given[TrainCommand.out]) else { return nil }
         if let warning = found.warning { Console.warning(warning) }
         state = found.state
-        began = try Self.values(of: found.state)
+        let began = try Self.values(of: found.state)
+        self.began = began
         let names = Set(given.occurrences.filter { !$0.isFromEnvironment }.map(\.name))
         var merged = began
         merged.replace(names, from: given)

@@ -1,3 +1,5 @@
+import Graft
+
 /// Arguments that several commands take, declared once.
 enum Shared {
     // Input
@@ -5,9 +7,13 @@ enum Shared {
         "DATA", .path("DATA"), placeholderValue: "", help: "Folder of class folders, or one with train/ and val/ in it."
     )
     static let weights = Argument.optional(
-        "weights", .path("F"), shownAs: "random", help: "Pretrained weights: .pth, .th, .safetensors or .npz.")
+        "weights", .weights, shownAs: "random",
+        help: "Pretrained weights: a .pth, .th, .safetensors or .npz file, hub for torchvision's, or an https address.")
     static let requiredWeights = Argument.required(
-        "weights", .path("F"), placeholderValue: "", help: "Weights: .pth, .th, .safetensors or .npz.")
+        "weights", .weights, placeholderValue: .file(""),
+        help: "Weights: a .pth, .th, .safetensors or .npz file, hub for torchvision's, or an https address.")
+    static let offline = Argument.flag(
+        "offline", help: "Download nothing: weights from the hub or an address must be in the cache.")
     static let model = Argument.required(
         "model", .text("MODEL"), placeholderValue: "", help: "Architecture, as `graft models` lists it.")
     static let modelOfWeights = Argument.optional(

@@ -17,7 +17,7 @@ enum SummaryCommand {
             "graft summary squeezenet1_1 --weights squeezenet1_1.pth --json",
         ],
         groups: [
-            ArgumentGroup("Model", [model, Shared.weights, TrainableSet.classes]),
+            ArgumentGroup("Model", [model, Shared.weights, Shared.offline, TrainableSet.classes]),
             ArgumentGroup("Frozen and trainable", [TrainableSet.freeze, TrainableSet.unfreeze]),
             ArgumentGroup("Input", [Shared.imageSize, Shared.batchSize]),
             ArgumentGroup("Output", [Shared.json]),
@@ -25,7 +25,7 @@ enum SummaryCommand {
         run: run)
 
     private static func run(_ values: ArgumentValues) throws {
-        var network = try NetworkRequest.model(named: values[model], weights: values[Shared.weights])
+        var network = try NetworkRequest.model(named: values[model], weights: values[Shared.weights], values)
         if let count = values[TrainableSet.classes], count != network.classCount {
             try network.replaceHead(classCount: count)
         }

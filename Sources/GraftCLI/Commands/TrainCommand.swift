@@ -119,7 +119,7 @@ enum TrainCommand {
             With --weights and without --freeze, the backbone is frozen and the head is trained. Weights and tables \
             are written behind every epoch; Ctrl-C saves them and ends. After that, a kill or a power cut, --resume goes \
             on and ends with the same bytes as a run that was never interrupted. It takes the options that the run began \
-            with; only --threads, --cache, --save-every, the output options, and more --epochs or --steps may differ.
+            with; only --threads, --cache, --save-every, the output options, and a larger number of epochs or steps may differ.
             """,
         examples: [
             "graft train photos --model resnet18 --weights resnet18.pth --out runs/a",
@@ -131,7 +131,10 @@ enum TrainCommand {
             ArgumentGroup("Data", [Shared.data, validation, validationSplit, Shared.list, Shared.limit]),
             ArgumentGroup(
                 "Model",
-                [Shared.model, Shared.weights, TrainableSet.headWeights, TrainableSet.classes, Shared.classesFile]),
+                [
+                    Shared.model, Shared.weights, Shared.offline, TrainableSet.headWeights, TrainableSet.classes,
+                    Shared.classesFile,
+                ]),
             ArgumentGroup(
                 "Frozen and trainable",
                 [
@@ -234,7 +237,7 @@ enum TrainCommand {
     /// The network before the first step.
     private static func freshNetwork(_ values: ArgumentValues, _ images: ImageDataset) throws -> Model {
         var network = try NetworkRequest.model(
-            named: values[Shared.model], weights: values[Shared.weights], seed: values[Shared.seed])
+            named: values[Shared.model], weights: values[Shared.weights], values, seed: values[Shared.seed])
         NetworkRequest.announceLoading(network, values)
         try NetworkRequest.applyImages(&network, values)
         let classCount =

@@ -7,6 +7,7 @@ final class ProgressLine {
     private let unit: String
     private let total: Int
     private let isQuiet: Bool
+    private let first: Int
     private let clockStart = ContinuousClock.now
     private var lastShown: ContinuousClock.Instant
     private var isDrawn = false
@@ -20,12 +21,14 @@ final class ProgressLine {
     ///   - title: what is being done: `epoch 3/10`.
     ///   - total: how many units there are.
     ///   - unit: what is counted, in the plural: `images`.
+    ///   - first: units that were done before, and do not count for the rate.
     ///   - isQuiet: whether nothing is shown at all.
-    init(_ title: String, total: Int, unit: String, isQuiet: Bool) {
+    init(_ title: String, total: Int, unit: String, first: Int = 0, isQuiet: Bool) {
         self.title = title
         self.total = total
         self.unit = unit
         self.isQuiet = isQuiet
+        self.first = first
         lastShown = clockStart
     }
 
@@ -63,8 +66,8 @@ final class ProgressLine {
     /// `, 52.1 images/s, 0:12 left`.
     private func rate(_ done: Int, now: ContinuousClock.Instant) -> String {
         let elapsed = seconds(from: clockStart, to: now)
-        guard done > 0, elapsed > 0 else { return "" }
-        let perSecond = Double(done) / elapsed
+        guard done > first, elapsed > 0 else { return "" }
+        let perSecond = Double(done - first) / elapsed
         return ", \(fixed(perSecond, 1)) \(unit)/s, \(clock(Double(total - done) / perSecond)) left"
     }
 

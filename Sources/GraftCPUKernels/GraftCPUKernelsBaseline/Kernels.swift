@@ -1997,6 +1997,317 @@ func dropout(
     }
 }
 
+// MARK: - Activations
+
+// Not every variant has a fused product: these run on whole blocks with the block's own.
+#if GRAFT_AVX512
+    @inline(__always) private func fused(_ c: Block, _ a: Block, _ b: Block) -> Block { c.addingProduct(a, b) }
+#else
+    @inline(__always) private func fused(_ c: Block, _ a: Block, _ b: Block) -> Block { multiplyAdd(c, a, b) }
+#endif
+
+/// Larger than `high` becomes `high`; NaN stays.
+@inline(__always)
+private func limited(_ x: Block, _ high: Float) -> Block {
+    let limit = Block(repeating: high)
+    return x.replacing(with: limit, where: x .> limit)
+}
+
+/// eˣ to about one unit in the last place, limited to the range of normal numbers: a power of two times a polynomial
+/// (Moshier's Cephes). NaN stays.
+@inline(__always)
+private func exponential(_ argument: Block) -> Block {
+    let low = Block(repeating: -87.3)
+    var x = argument.replacing(with: low, where: argument .< low)
+    x = limited(x, 88.3)
+    // Adding 1.5 · 2²³ rounds to an integer and leaves it in the low bits.
+    let magic = Block(repeating: 12_582_912)
+    let shifted = fused(magic, x, Block(repeating: 1.442_695_04))
+    let power = shifted - magic
+    var r = fused(x, power, Block(repeating: -0.693_359_375))
+    r = fused(r, power, Block(repeating: 2.121_944_40e-4))
+    var p = Block(repeating: 1.987_569_15e-4)
+    p = fused(Block(repeating: 1.398_199_95e-3), p, r)
+    p = fused(Block(repeating: 8.333_451_91e-3), p, r)
+    p = fused(Block(repeating: 4.166_579_59e-2), p, r)
+    p = fused(Block(repeating: 1.666_666_55e-1), p, r)
+    p = fused(Block(repeating: 0.5), p, r)
+    p = fused(r, p, r * r) + 1
+    let exponent = unsafeBitCast(shifted, to: SIMD16<Int32>.self) &<< 23
+    return unsafeBitCast(unsafeBitCast(p, to: SIMD16<Int32>.self) &+ exponent, to: Block.self)
+}
+
+@inline(__always)
+private func logistic(_ x: Block) -> Block { 1 / (1 + exponential(-x)) }
+
+/// Φ(x), half of `erfc(−x/√2)`; erfc by the Chebyshev fit of Press et al., Numerical Recipes, 6.2.
+@inline(__always)
+private func normalDistribution(_ x: Block) -> Block {
+    let scaled = x * 0.707_106_781
+    let z = scaled.replacing(with: -scaled, where: scaled .< 0)
+    let t = 1 / fused(Block(repeating: 1), z, Block(repeating: 0.5))
+    var p = Block(repeating: 0.170_872_77)
+    p = fused(Block(repeating: -0.822_152_23), p, t)
+    p = fused(Block(repeating: 1.488_515_87), p, t)
+    p = fused(Block(repeating: -1.135_203_98), p, t)
+    p = fused(Block(repeating: 0.278_868_07), p, t)
+    p = fused(Block(repeating: -0.186_288_06), p, t)
+    p = fused(Block(repeating: 0.096_784_18), p, t)
+    p = fused(Block(repeating: 0.374_091_96), p, t)
+    p = fused(Block(repeating: 1.000_023_68), p, t)
+    p = fused(Block(repeating: -1.265_512_23), p, t)
+    let tail = 0.5 * t * exponential(fused(p, -z, z))
+    return tail.replacing(with: 1 - tail, where: scaled .> 0)
+}
+
+@inline(__always)
+private func forEachBlock(
+    _ x: UnsafePointer<Float>, _ y: UnsafeMutablePointer<Float>, _ vectors: Int, _ lanes: Int, _ body: (Block) -> Block
+) {
+    if lanes >= 16 {
+        for index in 0..<vectors { storeBlock(body(loadBlock(x + index * 16)), y + index * 16) }
+    } else {
+        let numbers = SIMD16<Int32>(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15)
+        let absent = numbers .>= SIMD16<Int32>(repeating: Int32(truncatingIfNeeded: lanes))
+        for index in 0..<vectors {
+            storeBlock(body(loadBlock(x + index * 16)).replacing(with: Block.zero, where: absent), y + index * 16)
+        }
+    }
+}
+
+/// The function of a code (`Activation` of GraftGraph).
+@inline(never)
+func activate(
+    _ code: Int, _ x: UnsafePointer<Float>, _ y: UnsafeMutablePointer<Float>, _ vectors: Int, _ lanes: Int
+) {
+    switch code {
+    case 1: forEachBlock(x, y, vectors, lanes) { rectified($0) }
+    case 2: forEachBlock(x, y, vectors, lanes) { limited(rectified($0), 6) }
+    case 3: forEachBlock(x, y, vectors, lanes) { limited(rectified($0 + 3), 6) / 6 }
+    case 4: forEachBlock(x, y, vectors, lanes) { $0 * limited(rectified($0 + 3), 6) / 6 }
+    case 5: forEachBlock(x, y, vectors, lanes) { logistic($0) }
+    case 6: forEachBlock(x, y, vectors, lanes) { $0 / (1 + exponential(-$0)) }
+    default: forEachBlock(x, y, vectors, lanes) { $0 * normalDistribution($0) }
+    }
+}
+
+@inline(__always)
+private func forEachBlock(
+    _ dy: UnsafePointer<Float>, _ v: UnsafePointer<Float>, _ dx: UnsafeMutablePointer<Float>, _ vectors: Int,
+    _ body: (Block, Block) -> Block
+) {
+    for index in 0..<vectors {
+        storeBlock(body(loadBlock(dy + index * 16), loadBlock(v + index * 16)), dx + index * 16)
+    }
+}
+
+@inline(never)
+func activationGradient(
+    _ code: Int, _ dy: UnsafePointer<Float>, _ v: UnsafePointer<Float>, _ dx: UnsafeMutablePointer<Float>,
+    _ vectors: Int
+) {
+    switch code {
+    case 1: forEachBlock(dy, v, dx, vectors) { Block.zero.replacing(with: $0, where: $1 .> 0) }
+    case 2: forEachBlock(dy, v, dx, vectors) { Block.zero.replacing(with: $0, where: ($1 .> 0) .& ($1 .< 6)) }
+    case 3: forEachBlock(dy, v, dx, vectors) { Block.zero.replacing(with: $0 / 6, where: ($1 .> 0) .& ($1 .< 1)) }
+    case 4:
+        forEachBlock(dy, v, dx, vectors) { gradient, x in
+            let inner = gradient * (x / 3 + 0.5)
+            return inner.replacing(with: gradient, where: x .> 3).replacing(with: Block.zero, where: x .< -3)
+        }
+    case 5: forEachBlock(dy, v, dx, vectors) { $0 * $1 * (1 - $1) }
+    case 6:
+        forEachBlock(dy, v, dx, vectors) { gradient, x in
+            let share = logistic(x)
+            return gradient * share * (1 + x * (1 - share))
+        }
+    default:
+        forEachBlock(dy, v, dx, vectors) { gradient, x in
+            let density = 0.398_942_28 * exponential(-0.5 * x * x)
+            return gradient * (normalDistribution(x) + x * density)
+        }
+    }
+}
+
+@inline(never)
+func divide(_ x: UnsafePointer<Float>, _ divisor: Float, _ y: UnsafeMutablePointer<Float>, _ vectors: Int) {
+    let quotient = Block(repeating: divisor)
+    for index in 0..<vectors { storeBlock(loadBlock(x + index * 16) / quotient, y + index * 16) }
+}
+
+@inline(never)
+func sumProducts(
+    _ x: UnsafePointer<Float>, _ dy: UnsafePointer<Float>, _ vectors: Int, _ sum: UnsafeMutablePointer<Float>
+) {
+    // Pieces of 64 vectors in four sums each keep long planes exact.
+    var total = Block.zero
+    var first = 0
+    while first < vectors {
+        let end = min(first + 64, vectors)
+        var s0 = Block.zero, s1 = Block.zero, s2 = Block.zero, s3 = Block.zero
+        var index = first
+        while index + 4 <= end {
+            s0 = fused(s0, loadBlock(x + index * 16), loadBlock(dy + index * 16))
+            s1 = fused(s1, loadBlock(x + index * 16 + 16), loadBlock(dy + index * 16 + 16))
+            s2 = fused(s2, loadBlock(x + index * 16 + 32), loadBlock(dy + index * 16 + 32))
+            s3 = fused(s3, loadBlock(x + index * 16 + 48), loadBlock(dy + index * 16 + 48))
+            index += 4
+        }
+        while index < end {
+            s0 = fused(s0, loadBlock(x + index * 16), loadBlock(dy + index * 16))
+            index += 1
+        }
+        total += (s0 + s1) + (s2 + s3)
+        first = end
+    }
+    storeBlock(total, sum)
+}
+
+// MARK: - Depthwise convolution
+
+/// The epilogue of one result; `place` from the plane's first output on, lane included.
+@inline(__always)
+private func storeDepthwise(_ plane: DepthwisePlane, _ sum: Vector, _ place: Int) {
+    var value = sum
+    if let residual = plane.residual { value += load(residual + place) }
+    if plane.relu { value.replace(with: Vector.zero, where: value .< Vector.zero) }
+    store(value, plane.output + place)
+}
+
+/// Eight inner grid columns.
+@inline(__always)
+private func depthwise8(
+    _ plane: DepthwisePlane, _ start: Vector, _ sourceRow: Int, _ column: Int, _ lane: Int, _ place: Int
+) {
+    var s0 = start, s1 = start, s2 = start, s3 = start, s4 = start, s5 = start, s6 = start, s7 = start
+    let step = plane.strideWidth * 16
+    let first = plane.source + (column * step + lane)
+    for tap in 0..<plane.tapCount {
+        let row = sourceRow + Int(plane.tapRows[tap])
+        guard row >= 0, row < plane.sourceHeight else { continue }
+        let x = first + (row * plane.sourceWidth + Int(plane.tapColumns[tap])) * 16
+        let weight = load(plane.weights + (Int(plane.tapPlaces[tap]) * 16 + lane))
+        s0 = multiplyAdd(s0, load(x), weight)
+        s1 = multiplyAdd(s1, load(x + step), weight)
+        s2 = multiplyAdd(s2, load(x + 2 * step), weight)
+        s3 = multiplyAdd(s3, load(x + 3 * step), weight)
+        s4 = multiplyAdd(s4, load(x + 4 * step), weight)
+        s5 = multiplyAdd(s5, load(x + 5 * step), weight)
+        s6 = multiplyAdd(s6, load(x + 6 * step), weight)
+        s7 = multiplyAdd(s7, load(x + 7 * step), weight)
+    }
+    let next = plane.columnStep
+    storeDepthwise(plane, s0, place)
+    storeDepthwise(plane, s1, place + next)
+    storeDepthwise(plane, s2, place + 2 * next)
+    storeDepthwise(plane, s3, place + 3 * next)
+    storeDepthwise(plane, s4, place + 4 * next)
+    storeDepthwise(plane, s5, place + 5 * next)
+    storeDepthwise(plane, s6, place + 6 * next)
+    storeDepthwise(plane, s7, place + 7 * next)
+}
+
+@inline(__always)
+private func depthwise4(
+    _ plane: DepthwisePlane, _ start: Vector, _ sourceRow: Int, _ column: Int, _ lane: Int, _ place: Int
+) {
+    var s0 = start, s1 = start, s2 = start, s3 = start
+    let step = plane.strideWidth * 16
+    let first = plane.source + (column * step + lane)
+    for tap in 0..<plane.tapCount {
+        let row = sourceRow + Int(plane.tapRows[tap])
+        guard row >= 0, row < plane.sourceHeight else { continue }
+        let x = first + (row * plane.sourceWidth + Int(plane.tapColumns[tap])) * 16
+        let weight = load(plane.weights + (Int(plane.tapPlaces[tap]) * 16 + lane))
+        s0 = multiplyAdd(s0, load(x), weight)
+        s1 = multiplyAdd(s1, load(x + step), weight)
+        s2 = multiplyAdd(s2, load(x + 2 * step), weight)
+        s3 = multiplyAdd(s3, load(x + 3 * step), weight)
+    }
+    let next = plane.columnStep
+    storeDepthwise(plane, s0, place)
+    storeDepthwise(plane, s1, place + next)
+    storeDepthwise(plane, s2, place + 2 * next)
+    storeDepthwise(plane, s3, place + 3 * next)
+}
+
+/// One grid column, whose taps may lie outside.
+@inline(__always)
+private func depthwise1(
+    _ plane: DepthwisePlane, _ start: Vector, _ sourceRow: Int, _ column: Int, _ lane: Int, _ place: Int
+) {
+    var sum = start
+    let sourceColumn = column * plane.strideWidth
+    for tap in 0..<plane.tapCount {
+        let row = sourceRow + Int(plane.tapRows[tap])
+        let source = sourceColumn + Int(plane.tapColumns[tap])
+        guard row >= 0, row < plane.sourceHeight, source >= 0, source < plane.sourceWidth else { continue }
+        sum = multiplyAdd(
+            sum, load(plane.source + ((row * plane.sourceWidth + source) * 16 + lane)),
+            load(plane.weights + (Int(plane.tapPlaces[tap]) * 16 + lane)))
+    }
+    storeDepthwise(plane, sum, place)
+}
+
+@inline(never)
+func depthwise(_ plane: DepthwisePlane, _ first: Int, _ count: Int) {
+    for row in first..<first + count {
+        let sourceRow = row * plane.strideHeight
+        for lane in stride(from: 0, to: 16, by: vectorWidth) {
+            var start = Vector.zero
+            if let bias = plane.bias { start = load(bias + lane) }
+            var place = row * plane.rowStep + lane
+            var column = 0
+            while column < plane.gridWidth {
+                if column >= plane.firstInner, column + 8 <= plane.endInner {
+                    depthwise8(plane, start, sourceRow, column, lane, place)
+                    column += 8
+                    place += 8 * plane.columnStep
+                } else if column >= plane.firstInner, column + 4 <= plane.endInner {
+                    depthwise4(plane, start, sourceRow, column, lane, place)
+                    column += 4
+                    place += 4 * plane.columnStep
+                } else {
+                    depthwise1(plane, start, sourceRow, column, lane, place)
+                    column += 1
+                    place += plane.columnStep
+                }
+            }
+        }
+    }
+}
+
+@inline(never)
+func depthwiseWeightGradient(
+    _ product: OuterProduct, _ x: UnsafePointer<Float>, _ dy: UnsafePointer<Float>, _ dw: UnsafeMutablePointer<Float>
+) {
+    let step = product.inputStep
+    for lane in stride(from: 0, to: 16, by: vectorWidth) {
+        var s0 = Vector.zero, s1 = Vector.zero, s2 = Vector.zero, s3 = Vector.zero
+        for row in 0..<product.rowCount {
+            var input = x + (row * product.inputRowStride + lane)
+            var gradient = dy + (row * product.gradientRowStride + lane)
+            var column = 0
+            while column + 4 <= product.columnCount {
+                s0 = multiplyAdd(s0, load(input), load(gradient))
+                s1 = multiplyAdd(s1, load(input + step), load(gradient + 16))
+                s2 = multiplyAdd(s2, load(input + 2 * step), load(gradient + 32))
+                s3 = multiplyAdd(s3, load(input + 3 * step), load(gradient + 48))
+                input += 4 * step
+                gradient += 64
+                column += 4
+            }
+            while column < product.columnCount {
+                s0 = multiplyAdd(s0, load(input), load(gradient))
+                input += step
+                gradient += 16
+                column += 1
+            }
+        }
+        store(load(dw + lane) + ((s0 + s1) + (s2 + s3)), dw + lane)
+    }
+}
+
 // MARK: - Pooling
 
 @inline(__always)
@@ -2344,8 +2655,9 @@ package func makeKernelTable() -> KernelTable {
         winogradWeight: winogradWeight, winogradGradient: winogradGradient,
         winogradWeightGradient: winogradWeightGradient, moments: moments,
         normalize: normalize, gradientSums: gradientSums, normalizationGradient: normalizationGradient,
-        scaleChannels: scaleChannels, sumVectors: sumVectors, relu: relu, reluGradient: reluGradient, add: add,
-        copy: copy,
+        scaleChannels: scaleChannels, sumVectors: sumVectors, relu: relu, reluGradient: reluGradient,
+        activate: activate, activationGradient: activationGradient, divide: divide, sumProducts: sumProducts,
+        depthwise: depthwise, depthwiseWeightGradient: depthwiseWeightGradient, add: add, copy: copy,
         zero: zero, dropout: dropout, maxPool: maxPool, maxPoolGradient: maxPoolGradient, averagePool: averagePool,
         averagePoolGradient: averagePoolGradient, adaptivePool: adaptivePool,
         adaptivePoolGradient: adaptivePoolGradient,

@@ -123,6 +123,66 @@ package struct Gather {
     }
 }
 
+/// One plane of a depthwise convolution, or of a class of its input gradient's pixels:
+/// `output[i · rowStep + j · columnStep] = Σ_tap source[i · strideHeight + tapRows[tap]][j · strideWidth + tapColumns[tap]] · weights[tapPlaces[tap]]`,
+/// then `+ bias`, `+ residual`, negative to zero.
+package struct DepthwisePlane {
+    /// `[sourceHeight][sourceWidth][16]`.
+    package var source: UnsafePointer<Float>
+    package var sourceHeight: Int
+    package var sourceWidth: Int
+    package var strideHeight: Int
+    package var strideWidth: Int
+    package var tapCount: Int
+    package var tapRows: UnsafePointer<Int32>
+    package var tapColumns: UnsafePointer<Int32>
+    /// Which vector of the weights belongs to each tap.
+    package var tapPlaces: UnsafePointer<Int32>
+    /// `[place][16]`.
+    package var weights: UnsafePointer<Float>
+    package var gridWidth: Int
+    /// Grid columns for which the columns of all taps exist.
+    package var firstInner: Int
+    package var endInner: Int
+    package var output: UnsafeMutablePointer<Float>
+    /// Floats between the outputs of grid rows and of grid columns.
+    package var rowStep: Int
+    package var columnStep: Int
+    /// 16 floats.
+    package var bias: UnsafePointer<Float>?
+    /// Addressed as `output`.
+    package var residual: UnsafePointer<Float>?
+    package var relu: Bool
+
+    package init(
+        source: UnsafePointer<Float>, sourceHeight: Int, sourceWidth: Int, strideHeight: Int, strideWidth: Int,
+        tapCount: Int, tapRows: UnsafePointer<Int32>, tapColumns: UnsafePointer<Int32>,
+        tapPlaces: UnsafePointer<Int32>, weights: UnsafePointer<Float>, gridWidth: Int, firstInner: Int, endInner: Int,
+        output: UnsafeMutablePointer<Float>, rowStep: Int, columnStep: Int, bias: UnsafePointer<Float>?,
+        residual: UnsafePointer<Float>?, relu: Bool
+    ) {
+        self.source = source
+        self.sourceHeight = sourceHeight
+        self.sourceWidth = sourceWidth
+        self.strideHeight = strideHeight
+        self.strideWidth = strideWidth
+        self.tapCount = tapCount
+        self.tapRows = tapRows
+        self.tapColumns = tapColumns
+        self.tapPlaces = tapPlaces
+        self.weights = weights
+        self.gridWidth = gridWidth
+        self.firstInner = firstInner
+        self.endInner = endInner
+        self.output = output
+        self.rowStep = rowStep
+        self.columnStep = columnStep
+        self.bias = bias
+        self.residual = residual
+        self.relu = relu
+    }
+}
+
 /// `dw[c][k] (+)= Σ x[row][column][c] · dy[row][column][k]` over a rectangle of pixels, for 16 input × 32 output channels.
 package struct OuterProduct {
     package var rowCount: Int
@@ -409,6 +469,32 @@ package struct KernelTable {
     package var reluGradient:
         (_ dy: UnsafePointer<Float>, _ y: UnsafePointer<Float>, _ dx: UnsafeMutablePointer<Float>, _ vectors: Int) ->
             Void
+    /// `y = f(x)` by the function's code (`Activation.code` of GraftGraph); lanes from `lanes` on become zero.
+    package var activate:
+        (
+            _ code: Int, _ x: UnsafePointer<Float>, _ y: UnsafeMutablePointer<Float>, _ vectors: Int, _ lanes: Int
+        ) -> Void
+    /// `dx = f′ · dy`; v is the function's argument or result, as `Activation.gradientReads` says.
+    package var activationGradient:
+        (
+            _ code: Int, _ dy: UnsafePointer<Float>, _ v: UnsafePointer<Float>, _ dx: UnsafeMutablePointer<Float>,
+            _ vectors: Int
+        ) -> Void
+    /// `y = x / divisor`.
+    package var divide:
+        (_ x: UnsafePointer<Float>, _ divisor: Float, _ y: UnsafeMutablePointer<Float>, _ vectors: Int) -> Void
+    /// `Σ x · dy` of each of 16 lanes.
+    package var sumProducts:
+        (
+            _ x: UnsafePointer<Float>, _ dy: UnsafePointer<Float>, _ vectors: Int, _ sum: UnsafeMutablePointer<Float>
+        ) -> Void
+    /// Grid rows `first ..< first + count` of a plane.
+    package var depthwise: (_ plane: DepthwisePlane, _ first: Int, _ count: Int) -> Void
+    /// `dw[16] += Σ x · dy` over a rectangle; `inputChannels` is not used.
+    package var depthwiseWeightGradient:
+        (
+            OuterProduct, _ x: UnsafePointer<Float>, _ dy: UnsafePointer<Float>, _ dw: UnsafeMutablePointer<Float>
+        ) -> Void
     package var add:
         (
             _ a: UnsafePointer<Float>, _ b: UnsafePointer<Float>, _ relu: Bool, _ y: UnsafeMutablePointer<Float>,
@@ -507,6 +593,16 @@ package struct KernelTable {
         sumVectors: @escaping (UnsafePointer<Float>, Int, UnsafeMutablePointer<Float>) -> Void,
         relu: @escaping (UnsafePointer<Float>, UnsafeMutablePointer<Float>, Int) -> Void,
         reluGradient: @escaping (UnsafePointer<Float>, UnsafePointer<Float>, UnsafeMutablePointer<Float>, Int) -> Void,
+        activate: @escaping (Int, UnsafePointer<Float>, UnsafeMutablePointer<Float>, Int, Int) -> Void,
+        activationGradient:
+            @escaping (Int, UnsafePointer<Float>, UnsafePointer<Float>, UnsafeMutablePointer<Float>, Int) -> Void,
+        divide: @escaping (UnsafePointer<Float>, Float, UnsafeMutablePointer<Float>, Int) -> Void,
+        sumProducts: @escaping (UnsafePointer<Float>, UnsafePointer<Float>, Int, UnsafeMutablePointer<Float>) -> Void,
+        depthwise: @escaping (DepthwisePlane, Int, Int) -> Void,
+        depthwiseWeightGradient:
+            @escaping (
+                OuterProduct, UnsafePointer<Float>, UnsafePointer<Float>, UnsafeMutablePointer<Float>
+            ) -> Void,
         add: @escaping (UnsafePointer<Float>, UnsafePointer<Float>, Bool, UnsafeMutablePointer<Float>, Int) -> Void,
         copy: @escaping (UnsafePointer<Float>, UnsafeMutablePointer<Float>, Int) -> Void,
         zero: @escaping (UnsafeMutablePointer<Float>, Int) -> Void,
@@ -559,6 +655,12 @@ package struct KernelTable {
         self.sumVectors = sumVectors
         self.relu = relu
         self.reluGradient = reluGradient
+        self.activate = activate
+        self.activationGradient = activationGradient
+        self.divide = divide
+        self.sumProducts = sumProducts
+        self.depthwise = depthwise
+        self.depthwiseWeightGradient = depthwiseWeightGradient
         self.add = add
         self.copy = copy
         self.zero = zero

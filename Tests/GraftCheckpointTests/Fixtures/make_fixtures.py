@@ -5,6 +5,7 @@ Needs torch, safetensors and numpy; made with torch 2.13, safetensors 0.8 and nu
 The values follow formulas that the tests repeat. Run it in this folder; existing files are replaced.
 """
 import collections
+import hashlib
 import io
 import os
 import pickle
@@ -31,6 +32,20 @@ def types():
     result["scalar"] = torch.tensor(7)
     result["empty"] = torch.zeros(0, 3)
     return result
+
+
+def saved_types():
+    """The same and the types whose tensors have untyped storages: what the writer's pickle is compared with."""
+    result = types()
+    for name in ["uint16", "uint32", "uint64"]:
+        result[name] = torch.arange(6).to(getattr(torch, name)).reshape(2, 3)
+    result["deep"] = torch.zeros(1, 2, 1, 300, 2)
+    return result
+
+
+def pickle_of(path):
+    with zipfile.ZipFile(path) as archive:
+        return archive.read(next(n for n in archive.namelist() if n.endswith("/data.pkl")))
 
 
 def views():
@@ -174,6 +189,14 @@ def main():
     torch.serialization.set_crc32_options(False)
     torch.save({"a": torch.arange(3.0)}, "without_crc.pth")
     torch.serialization.set_crc32_options(True)
+    torch.save(saved_types(), "saved_types.pth")
+    with open("saved_types.pkl", "wb") as file:
+        file.write(pickle_of("saved_types.pth"))
+    for count in [0, 1, 2, 1000, 1001, 1300]:
+        # The digests that WriterTests compares with: numbers above 255 in the memo, batches of 1000 items.
+        buffer = io.BytesIO()
+        torch.save(collections.OrderedDict((f"t{i}", torch.zeros(i % 3 + 1)) for i in range(count)), buffer)
+        print(count, hashlib.sha256(pickle_of(buffer)).hexdigest())
     big = {"f": torch.arange(3.0), "h": torch.arange(4).half(), "l": torch.arange(2)}
     torch.save(big, "big_endian.pth")
     edit_zip("big_endian.pth", "big_endian.tmp", {
