@@ -28,6 +28,9 @@ static const graft_kernel_source sources[] = {
     BEGIN("elementwise_cpu")
 #embed "cl/elementwise_cpu.cl" suffix(, 0)
     END,
+    BEGIN("gradients_cpu")
+#embed "cl/gradients_cpu.cl" suffix(, 0)
+    END,
     BEGIN("optimizer_cpu")
 #embed "cl/optimizer_cpu.cl" suffix(, 0)
     END,
@@ -56,6 +59,9 @@ static const graft_kernel_source sources[] = {
     END,
     BEGIN("elementwise_gpu")
 #embed "cl/elementwise_gpu.cl" suffix(, 0)
+    END,
+    BEGIN("gradients_gpu")
+#embed "cl/gradients_gpu.cl" suffix(, 0)
     END,
     BEGIN("optimizer_gpu")
 #embed "cl/optimizer_gpu.cl" suffix(, 0)

@@ -17,14 +17,15 @@ extension Primitive {
         case .channelSum(let shape): shape.blocks * PlaneChunks(shape).count * 16
         case .batchNormalizationTraining(let shape, _, _, _): shape.blocks * PlaneChunks(shape).count * 48
         case .batchNormalizationTrainingGradient(let shape): shape.blocks * PlaneChunks(shape).count * 32
-        case .softmaxCrossEntropy(let batch, _, _): batch * 4
+        case .softmaxCrossEntropy(let batch, _, _, _): batch * 4
+        case .gradientNorm: GradientNorm.partialCount * 16
         case .imageNormalization, .batchNormalizationInference, .batchNormalizationReplay,
             .batchNormalizationInferenceGradient, .relu,
             .reluGradient, .activation, .activationGradient, .channelScale, .channelScaleGradient, .stochasticDepth,
             .maxPooling, .maxPoolingGradient, .averagePooling,
             .averagePoolingGradient, .adaptiveAveragePooling, .adaptiveAveragePoolingGradient, .add, .concatenation,
             .channelSlice, .dropout, .flatten, .flattenGradient, .subsampleAndPad, .subsampleAndPadGradient,
-            .optimizerUpdate:
+            .optimizerUpdate, .gradientAccumulation, .gradientScaling, .weightAveraging:
             0
         }
     }
