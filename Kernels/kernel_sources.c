@@ -31,6 +31,9 @@ static const graft_kernel_source sources[] = {
     BEGIN("layer_normalization_cpu")
 #embed "cl/layer_normalization_cpu.cl" suffix(, 0)
     END,
+    BEGIN("gradients_cpu")
+#embed "cl/gradients_cpu.cl" suffix(, 0)
+    END,
     BEGIN("optimizer_cpu")
 #embed "cl/optimizer_cpu.cl" suffix(, 0)
     END,
@@ -62,6 +65,9 @@ static const graft_kernel_source sources[] = {
     END,
     BEGIN("layer_normalization_gpu")
 #embed "cl/layer_normalization_gpu.cl" suffix(, 0)
+    END,
+    BEGIN("gradients_gpu")
+#embed "cl/gradients_gpu.cl" suffix(, 0)
     END,
     BEGIN("optimizer_gpu")
 #embed "cl/optimizer_gpu.cl" suffix(, 0)

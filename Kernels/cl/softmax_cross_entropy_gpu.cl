@@ -6,6 +6,11 @@
 //
 // Arg-max is the first of equal values; a NaN wins. A label outside 0 ..< classes makes the loss NaN.
 //
+// Variants (default 0): MIXED, second labels with shares: [j = label] is share * [j = label] + (1 - share) * [j = second],
+// and the label with the larger share counts as the right answer. WEIGHTED, u_j = weights_j * target_j:
+//   loss = sum over j of u_j * (log1p(S) - d_j) / D,  dlogits = (softmax_j * sum of u - u_j) / D
+// with D = batch where mixed, else the sum of the labels' weights (a row's loss has batch / D in it).
+//
 // Work-items: `softmax_rows` one group for each row; item i takes classes i, i + ITEMS, ... in order, then a tree.
 // `softmax_finish` one group: item i takes rows i, i + ITEMS, ..., then a tree. Rows lie in the workspace as
 // (loss, 1 if correct) pairs.
@@ -15,6 +20,17 @@
 
 #ifndef ITEMS
 #define ITEMS 256
+#endif
+#ifndef MIXED
+#define MIXED 0
+#endif
+#ifndef WEIGHTED
+#define WEIGHTED 0
+#endif
+#if WEIGHTED
+#define WEIGHT(j) weights[j]
+#else
+#define WEIGHT(j) 1.0f
 #endif
 
 // Whether (value, index) comes before (other, other_index) as arg-max.
@@ -39,7 +55,14 @@ static inline float group_sum(float value, __local float *scratch) {
 __kernel __attribute__((reqd_work_group_size(ITEMS, 1, 1)))
 void softmax_rows(
     __global const float *restrict logits, __global const int *restrict labels, __global float *restrict dlogits,
-    __global float *restrict rows, int classes, int batch, float smoothing)
+    __global float *restrict rows,
+#if MIXED
+    __global const int *restrict second, __global const float *restrict shares,
+#endif
+#if WEIGHTED
+    __global const float *restrict weights,
+#endif
+    int classes, int batch, float smoothing)
 {
     __local float scratch[ITEMS];
     __local int indices[ITEMS];
@@ -80,18 +103,53 @@ void softmax_rows(
     const float deviations = group_sum(item_deviations, scratch);
 
     const float share = smoothing / (float)classes;
+    const bool known = label >= 0 && label < classes;
+#if MIXED || WEIGHTED
+#if MIXED
+    const int other = second[row];
+    const float part = shares[row];
+    const bool all_known = known && other >= 0 && other < classes;
+#else
+    const int other = label;
+    const float part = 1.0f;
+    const bool all_known = known;
+#endif
+#define PULL(j) (WEIGHT(j) * ((1.0f - smoothing) * ((j == label ? part : 0.0f) + (j == other ? 1.0f - part : 0.0f)) \
+                              + share))
+    float denominator = (float)batch;
+#if WEIGHTED && !MIXED
+    float item_weights = 0.0f;
+    for (int i = item; i < batch; i += ITEMS)
+        item_weights += labels[i] >= 0 && labels[i] < classes ? weights[labels[i]] : NAN;
+    denominator = group_sum(item_weights, scratch);
+#endif
+    float item_mass = 0.0f, item_pulled = 0.0f;
+    for (int j = item; j < classes; j += ITEMS) {
+        const float pull = PULL(j);
+        item_mass += pull;
+        if (pull != 0.0f) item_pulled += pull * (x[j] - best);
+    }
+    const float mass = group_sum(item_mass, scratch);
+    const float pulled = group_sum(item_pulled, scratch);
+    for (int j = item; j < classes; j += ITEMS)
+        dlogits[(size_t)row * classes + j] = (exp(x[j] - best) / (1.0f + sum) * mass - PULL(j)) / denominator;
+    if (item == 0) {
+        rows[row * 2] = all_known ? (mass * log1p(sum) - pulled) * ((float)batch / denominator) : NAN;
+        rows[row * 2 + 1] = best_index == (part >= 0.5f ? label : other) ? 1.0f : 0.0f;
+    }
+#else
     for (int j = item; j < classes; j += ITEMS) {
         const float target = (j == label ? 1.0f - smoothing : 0.0f) + share;
         dlogits[(size_t)row * classes + j] = (exp(x[j] - best) / (1.0f + sum) - target) / (float)batch;
     }
     if (item == 0) {
-        const bool known = label >= 0 && label < classes;
         const float label_deviation = known ? x[label] - best : NAN;
         float loss = log1p(sum) - (1.0f - smoothing) * label_deviation;
         if (smoothing != 0.0f) loss -= share * deviations;
         rows[row * 2] = loss;
         rows[row * 2 + 1] = best_index == label ? 1.0f : 0.0f;
     }
+#endif
 }
 
 __kernel __attribute__((reqd_work_group_size(ITEMS, 1, 1)))

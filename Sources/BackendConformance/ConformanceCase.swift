@@ -67,6 +67,8 @@ package struct ConformanceCase: Sendable, CustomStringConvertible {
         /// An optimizer update of these parameters by cohort; one run for each element of `steps`, one update for each
         /// cohort in `updated`.
         case optimizer(parameters: [(kind: ValueKind, cohort: Int)], updated: [Int], steps: [StepConstants])
+        /// A primitive on the slabs of all cohorts, with these parameters; one run for each element of `steps`.
+        case slabs(parameters: [(kind: ValueKind, cohort: Int)], steps: [StepConstants])
     }
 
     package var name: String

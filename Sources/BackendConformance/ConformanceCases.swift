@@ -11,8 +11,7 @@ package enum ConformanceCases {
     package static let all: [ConformanceCase] =
         convolutionCases + winogradCases + linearCases + normalizationCases + elementwiseCases + activationCases
         + fusedActivationCases + layerNormalizationCases + poolingCases + dataMovementCases + lossCases + optimizerCases
-        + inPlaceCases
-        + shortBatchCases
+        + slabCases + inPlaceCases + shortBatchCases
 
     /// Small cases of every primitive, for simulators.
     package static let quick: [ConformanceCase] = all.filter(\.isQuick)
@@ -143,6 +142,28 @@ package enum ConformanceCases {
                 ]
             }
         }
+        for (batch, classes) in [(1, 2), (3, 10), (5, 17), (33, 40), (2, 300)] {
+            for (tag, targets) in [
+                ("mixed", LossTargets(isMixed: true)), ("weighted", LossTargets(isWeighted: true)),
+                ("both", LossTargets(isMixed: true, isWeighted: true)),
+            ] {
+                for smoothing in [Float(0), 0.1] {
+                    let labels = Fill.labels(classes: classes)
+                    var fills: [Int: Fill] = [0: .range(-6, 6), 1: labels]
+                    if targets.isMixed {
+                        fills[2] = labels
+                        fills[3] = .range(0, 1)
+                    }
+                    if targets.isWeighted { fills[targets.isMixed ? 4 : 2] = .range(0.1, 3) }
+                    cases.append(
+                        ConformanceCase(
+                            "softmaxCrossEntropy.\(tag).\(batch)x\(classes).s\(smoothing)",
+                            .softmaxCrossEntropy(
+                                batch: batch, classes: classes, labelSmoothing: smoothing, targets: targets),
+                            fills: fills, quick: batch * classes < 50))
+                }
+            }
+        }
         // The loss is e^−30: float32 loses it in 1 − p.
         for batch in [1, 3] {
             cases.append(
@@ -242,6 +263,47 @@ package enum ConformanceCases {
                 [cohort(decay: 0.1, step: 7), cohort(rate: 0.1, step: 2)]
             ], updated: [1, 0], parameters: two)
         return cases
+    }()
+
+    // MARK: Slabs
+
+    private static let slabCases: [ConformanceCase] = {
+        let convolution = WeightShape(outputChannels: 33, inputChannels: 17, kernelHeight: 3, kernelWidth: 3)
+        let large = WeightShape(outputChannels: 130, inputChannels: 257, kernelHeight: 3, kernelWidth: 3)
+        let linear = WeightShape(outputChannels: 10, inputChannels: 65, kernelHeight: 1, kernelWidth: 1)
+        let lists: [(String, [(kind: ValueKind, cohort: Int)])] = [
+            ("one", [(.channelVector(1), 0)]),
+            ("small", [(.channelVector(5), 0), (.weight(linear), 0)]),
+            (
+                "cohorts",
+                [
+                    (.weight(linear), 0), (.weight(convolution), 1), (.channelVector(10), 0), (.channelVector(63), 2),
+                ]
+            ),
+            ("large", [(.weight(large), 0), (.channelVector(130), 1)]),
+        ]
+        return lists.flatMap { tag, parameters in
+            func make(
+                _ name: String, _ primitive: Primitive, _ steps: [StepConstants] = [StepConstants()],
+                fills: [Int: Fill] = [:]
+            ) -> ConformanceCase {
+                ConformanceCase(
+                    "\(primitive.kind).\(name).\(tag)", primitive, fills: fills,
+                    setting: .slabs(parameters: parameters, steps: steps), quick: tag == "small" || tag == "cohorts")
+            }
+            return [
+                make(
+                    "three", .gradientAccumulation(state: 2),
+                    [1, 0.5, Float(1) / 3, 1].map { StepConstants(accumulationShare: $0) }),
+                make("below", .gradientNorm(maximum: 1e6)),
+                make("above", .gradientNorm(maximum: 0.25)),
+                make("tiny", .gradientNorm(maximum: 1), fills: [9: .range(-1e-7, 1e-7)]),
+                make("zero", .gradientNorm(maximum: 1), fills: [9: .constant(0)]),
+                make("half", .gradientScaling, fills: [0: .list([3, 0.3])]),
+                make("slow", .weightAveraging(state: 1, decay: 0.999), [StepConstants(), StepConstants()]),
+                make("none", .weightAveraging(state: 0, decay: 0)),
+            ]
+        }
     }()
 
     // MARK: Settings

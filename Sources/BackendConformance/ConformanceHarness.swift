@@ -39,6 +39,7 @@ package struct ConformanceHarness {
         case .shortBatch(let batch): try runShortBatch(test, batch, backend, &check)
         case .optimizer(let parameters, let updated, let steps):
             try runOptimizer(test, parameters, updated, steps, backend, &check)
+        case .slabs(let parameters, let steps): try runSlabs(test, parameters, steps, backend, &check)
         }
         let elapsed = clock.now - start
         return CaseResult(
@@ -190,10 +191,10 @@ package struct ConformanceHarness {
         let memory = try backend.allocate(plan)
         for (key, slots) in plan.states {
             guard let kind = plan.persistent[key]?.kind else { continue }
-            for slot in slots {
+            for slot in slots + [plan.gradients[key]].compactMap({ $0 }) {
                 let state = try memory.read(kind: kind, from: slot)
                 if state.doubles.contains(where: { $0 != 0 }) {
-                    check.failures.append("optimizer state of \(key) is not zero after allocation")
+                    check.failures.append("optimizer state or gradient of \(key) is not zero after allocation")
                 }
             }
         }
@@ -410,6 +411,93 @@ package struct ConformanceHarness {
                 let what = "run \(turn) (batch \(index == 0 ? "full" : "\(batch)")), output \(output)"
                 check.compare(found.doubles, expected[output], what, found.shape)
                 try checkPadding(wirings[index].program[id].kind, slots[output], what, bench, &check)
+            }
+        }
+    }
+
+    /// Three state slabs, of which the primitive may change its own; gaps between gradients hold zero, as on a device that
+    /// has just allocated them.
+    private func runSlabs(
+        _ test: ConformanceCase, _ parameters: [(kind: ValueKind, cohort: Int)], _ steps: [StepConstants],
+        _ backend: any DeviceBackend, _ check: inout Check
+    ) throws(DeviceError) {
+        var program = Program()
+        var weights: [ValueID] = []
+        var gradients: [ValueID] = []
+        for (index, parameter) in parameters.enumerated() {
+            let storage = ValueStorage.parameter(
+                key: "w\(index)", source: .tensor("w\(index)"), cohort: parameter.cohort)
+            weights.append(program.add(parameter.kind, storage, "w\(index)"))
+            gradients.append(program.add(parameter.kind, .gradient(parameterKey: "w\(index)"), "dw\(index)"))
+        }
+        let operands = test.primitive.operands
+        let inputs = operands.inputs.map { program.add($0, .input, "input") }
+        let outputs = operands.outputs.map { program.add($0, .output, "output") }
+        program.append(test.primitive, inputs, outputs, node: "\(test.primitive.kind)")
+        let bench = try bench([program], backend, stateCount: 3, &check)
+        let plan = bench.plan
+        guard let slabs = plan.slabs else {
+            check.failures.append("the plan has no slabs")
+            return
+        }
+        let gapless = ValueKind.channelVector(slabs.gradients.byteCount / 4)
+        try bench.memory.write(HostTensor(gapless.hostShape, repeating: 0), kind: gapless, to: slabs.gradients)
+        for (index, parameter) in parameters.enumerated() {
+            try bench.write(
+                Fill.uniform.tensor(of: parameter.kind, random: test.random(operand: index)), weights[index])
+            for (state, slot) in (plan.states["w\(index)"] ?? []).enumerated() {
+                let random = test.random(operand: 100 + 10 * index + state)
+                let tensor = Fill.uniform.tensor(of: parameter.kind, random: random)
+                try bench.memory.write(tensor, kind: parameter.kind, to: slot)
+            }
+        }
+        let operandTensors = test.inputs(of: test.primitive)
+        for (id, tensor) in zip(inputs, operandTensors) { try bench.write(tensor, id) }
+        for (number, constants) in steps.enumerated() {
+            var entries: [ReferenceExecutor.SlabEntry] = []
+            for (index, parameter) in parameters.enumerated() {
+                let random = test.random(operand: 1000 * (number + 1) + index)
+                let gradient = (test.fills[9] ?? .uniform).tensor(of: parameter.kind, random: random)
+                try bench.write(gradient, gradients[index])
+                var states: [[Double]] = []
+                for slot in plan.states["w\(index)"] ?? [] {
+                    states.append(try bench.memory.read(kind: parameter.kind, from: slot).doubles)
+                }
+                entries.append(
+                    .init(parameter: try bench.read(weights[index]).doubles, gradient: gradient.doubles, states: states)
+                )
+            }
+            let expected = ReferenceExecutor.slabs(
+                test.primitive, entries, operands: operandTensors.map(\.doubles), constants: constants)
+            var allowed = outputs.map { plan.slots[0][$0.index] }
+            switch test.primitive {
+            case .gradientAccumulation(let state): allowed += [slabs.gradients, slabs.states[state]]
+            case .gradientScaling: allowed.append(slabs.gradients)
+            case .weightAveraging(let state, _): allowed.append(slabs.states[state])
+            default: break
+            }
+            let before = try bench.snapshot()
+            try bench.run(constants)
+            try compareOutside(allowed, before, bench, &check)
+            for id in outputs {
+                let found = try bench.read(id)
+                if let output = expected.output {
+                    check.compare(found.doubles, output, "step \(number), output", found.shape)
+                }
+                try checkPadding(program[id].kind, plan.slots[0][id.index], "output", bench, &check)
+            }
+            for (index, parameter) in parameters.enumerated() {
+                let gradientSlot = plan.slots[0][gradients[index].index]
+                let found = try bench.read(gradients[index])
+                check.compare(
+                    found.doubles, expected.parameters[index].gradient, "step \(number), dw\(index)", found.shape)
+                try checkPadding(parameter.kind, gradientSlot, "dw\(index)", bench, &check)
+                for (state, slot) in (plan.states["w\(index)"] ?? []).enumerated() {
+                    let found = try bench.memory.read(kind: parameter.kind, from: slot)
+                    let what = "step \(number), state \(state) of w\(index)"
+                    check.compare(found.doubles, expected.parameters[index].states[state], what, found.shape)
+                    try checkPadding(parameter.kind, slot, what, bench, &check)
+                }
             }
         }
     }

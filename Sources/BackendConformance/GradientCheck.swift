@@ -186,7 +186,27 @@ package struct GradientCheck: Sendable, CustomStringConvertible {
             }
     }()
 
-    private static let losses: [GradientCheck] = [Float(0), 0.1].map { smoothing in
+    private static let losses: [GradientCheck] =
+        plainLosses
+        + [
+            LossTargets(isMixed: true), LossTargets(isWeighted: true), LossTargets(isMixed: true, isWeighted: true),
+        ].map { targets in
+            let primitive = Primitive.softmaxCrossEntropy(
+                batch: 3, classes: 5, labelSmoothing: 0.1, targets: targets)
+            var inputs = values(primitive)
+            inputs[1] = [4, 0, 2]
+            if targets.isMixed {
+                inputs[2] = [1, 0, 3]
+                inputs[3] = [0.25, 0.75, 0.5]
+            }
+            if targets.isWeighted { inputs[targets.isMixed ? 4 : 2] = [0.5, 2, 1, 0.25, 3] }
+            return GradientCheck(
+                name: "softmaxCrossEntropy.mixed\(targets.isMixed).weighted\(targets.isWeighted)", inputs: inputs,
+                position: 0, outputCount: 1, forward: { [ReferenceExecutor.run(primitive, $0)[1].values[0]] },
+                gradient: { x, dy in ReferenceExecutor.run(primitive, x)[0].values.map { $0 * dy[0] } })
+        }
+
+    private static let plainLosses: [GradientCheck] = [Float(0), 0.1].map { smoothing in
         let primitive = Primitive.softmaxCrossEntropy(batch: 3, classes: 5, labelSmoothing: smoothing)
         var inputs = values(primitive)
         inputs[1] = [4, 0, 2]

@@ -91,11 +91,15 @@ extension Primitive {
             Operands([.activation(s)], [.activation(subsampled(s, stride, before + after))])
         case .subsampleAndPadGradient(let s, let stride, let before, let after):
             Operands([.activation(subsampled(s, stride, before + after))], [.activation(s)])
-        case .softmaxCrossEntropy(let batch, let classes, _):
+        case .softmaxCrossEntropy(let batch, let classes, _, let targets):
             Operands(
-                [.activation(ActivationShape(batch, classes, 1, 1)), .labels(batch: batch)],
+                [.activation(ActivationShape(batch, classes, 1, 1)), .labels(batch: batch)]
+                    + (targets.isMixed ? [.labels(batch: batch), .channelVector(batch)] : [])
+                    + (targets.isWeighted ? [.channelVector(classes)] : []),
                 [.activation(ActivationShape(batch, classes, 1, 1)), .metrics])
-        case .optimizerUpdate: Operands([], [])
+        case .optimizerUpdate, .gradientAccumulation, .weightAveraging: Operands([], [])
+        case .gradientNorm: Operands([], [.channelVector(2)])
+        case .gradientScaling: Operands([.channelVector(2)], [])
         }
     }
 
@@ -178,9 +182,10 @@ extension Primitive {
             return .subsampleAndPad(sized(s), stride: stride, before: before, after: after)
         case .subsampleAndPadGradient(let s, let stride, let before, let after):
             return .subsampleAndPadGradient(sized(s), stride: stride, before: before, after: after)
-        case .softmaxCrossEntropy(_, let classes, let smoothing):
-            return .softmaxCrossEntropy(batch: batch, classes: classes, labelSmoothing: smoothing)
-        case .optimizerUpdate: return nil
+        case .softmaxCrossEntropy(_, let classes, let smoothing, let targets):
+            return .softmaxCrossEntropy(
+                batch: batch, classes: classes, labelSmoothing: smoothing, targets: targets)
+        case .optimizerUpdate, .gradientAccumulation, .gradientNorm, .gradientScaling, .weightAveraging: return nil
         }
     }
 }

@@ -11,7 +11,7 @@ package struct ProgramConformance: Sendable, CustomStringConvertible {
     package init(
         _ name: String, _ graph: Graph, size: (Int, Int, Int), trainable prefixes: [[String]],
         optimizer: OptimizerRule = .sgd(momentum: true, nesterov: false), statistics: FrozenStatistics = .keep,
-        labelSmoothing: Float = 0, winograd: Bool = true
+        labelSmoothing: Float = 0, maximumGradientNorm: Float? = nil, averageDecay: Float? = nil, winograd: Bool = true
     ) {
         self.name = "program.\(name)"
         self.graph = graph
@@ -24,6 +24,8 @@ package struct ProgramConformance: Sendable, CustomStringConvertible {
         options.optimizer = optimizer
         options.frozenStatistics = statistics
         options.labelSmoothing = labelSmoothing
+        options.maximumGradientNorm = maximumGradientNorm
+        options.averageDecay = averageDecay
         options.allowsWinograd = winograd
     }
 
@@ -239,6 +241,9 @@ package struct ProgramConformance: Sendable, CustomStringConvertible {
         ProgramConformance(
             "residual.track", residual(), size: (3, 18, 15), trainable: [["layer2", "fc"]], statistics: .track,
             labelSmoothing: 0.1),
+        ProgramConformance(
+            "residual.clipped", residual(), size: (3, 18, 15), trainable: [["fc"], ["layer2"]],
+            maximumGradientNorm: 0.1, averageDecay: 0.9),
         ProgramConformance("residual.wide", residual(33, 65), size: (2, 24, 17), trainable: [["all"]]),
         ProgramConformance("plain.head", plain(), size: (4, 14, 17), trainable: [["classifier.3"]]),
         ProgramConformance(
@@ -366,10 +371,15 @@ package struct ProgramConformance: Sendable, CustomStringConvertible {
     ) throws(DeviceError) -> Outcome {
         let plan = try MemoryPlan(
             programs: [program], layout: MemoryLayout(backend: backend),
-            options: .init(reusesMemory: reusesMemory, optimizerStateCount: options.optimizer.stateCount))
+            options: .init(reusesMemory: reusesMemory, optimizerStateCount: options.stateCount))
         let memory = try backend.allocate(plan)
         let prepared = try backend.prepare(program, index: 0, memory: memory)
         try memory.fill(0xFF)
+        if let slot = plan.slabs?.gradients {
+            // What lies between gradients is zero on a device that has just allocated them.
+            let kind = ValueKind.channelVector(slot.byteCount / 4)
+            try memory.write(HostTensor(kind.hostShape, repeating: 0), kind: kind, to: slot)
+        }
         for (key, slots) in plan.states {
             guard let kind = plan.persistent[key]?.kind else { continue }
             for slot in slots { try memory.write(HostTensor(kind.hostShape, repeating: 0), kind: kind, to: slot) }

@@ -121,8 +121,12 @@ package enum ReferenceExecutor {
             return [subsampleAndPad(s, stride, before, after, inputs[0])]
         case .subsampleAndPadGradient(let s, let stride, let before, let after):
             return [subsampleAndPadGradient(s, stride, before, after, inputs[0])]
-        case .softmaxCrossEntropy(let batch, let classes, let smoothing):
-            return softmaxCrossEntropy(batch, classes, Double(smoothing), inputs[0], inputs[1])
+        case .softmaxCrossEntropy(let batch, let classes, let smoothing, let targets):
+            return targets == .labels
+                ? softmaxCrossEntropy(batch, classes, Double(smoothing), inputs[0], inputs[1])
+                : softmaxCrossEntropy(batch, classes, Double(smoothing), targets, inputs)
+        case .gradientAccumulation, .gradientNorm, .gradientScaling, .weightAveraging:
+            preconditionFailure("\(primitive.kind) works on slabs; ask slabs(_:_:operands:constants:)")
         case .optimizerUpdate(let rule, let cohort):
             return optimizerUpdate(rule, constants.cohorts[cohort], inputs)
         }
@@ -282,6 +286,112 @@ package enum ReferenceExecutor {
             metrics.bounds[0] += bound / Double(batch)
         }
         return [gradient, metrics]
+    }
+
+    /// The same for targets that are distributions, with weights of classes: `torch.nn.functional.cross_entropy` with
+    /// probabilities (mean over the images), or with labels and `weight` (mean over the labels' weights).
+    private static func softmaxCrossEntropy(
+        _ batch: Int, _ classes: Int, _ smoothing: Double, _ targets: LossTargets, _ inputs: [[Double]]
+    ) -> [ReferenceOutput] {
+        var gradient = ReferenceOutput(count: batch * classes)
+        var metrics = ReferenceOutput(count: 2)
+        let weights =
+            targets.isWeighted ? inputs[targets.isMixed ? 4 : 2] : [Double](repeating: 1, count: classes)
+        let divisor =
+            targets.isMixed
+            ? Double(batch) : (0..<batch).reduce(0.0) { $0 + weights[Int(inputs[1][$1])] }
+        for n in 0..<batch {
+            let x = Array(inputs[0][n * classes..<(n + 1) * classes])
+            let label = Int(inputs[1][n])
+            let other = targets.isMixed ? Int(inputs[2][n]) : label
+            let share = targets.isMixed ? inputs[3][n] : 1
+            var best = 0
+            for j in 1..<max(classes, 1) where x[j] > x[best] { best = j }
+            if best == (share >= 0.5 ? label : other) { metrics.values[1] += 1 }
+            let exponentials = x.map { exp($0 - x[best]) }
+            let sum = exponentials.reduce(0, +)
+            var pulls = [Double](repeating: 0, count: classes)
+            for j in 0..<classes {
+                let hard = (j == label ? share : 0) + (j == other ? 1 - share : 0)
+                pulls[j] = weights[j] * ((1 - smoothing) * hard + smoothing / Double(classes))
+            }
+            let mass = pulls.reduce(0, +)
+            // Rounding of an exponential's argument is relative to the distance.
+            let spread = zip(x, exponentials).reduce(0.0) { $0 + $1.1 / sum * (4 + x[best] - $1.0) }
+            for j in 0..<classes {
+                let distance = x[best] - x[j]
+                metrics.values[0] += pulls[j] * (log(sum) + distance) / divisor
+                metrics.bounds[0] += pulls[j] * (log(sum) + 2 * distance + spread + 4) / divisor
+                let probability = exponentials[j] / sum
+                gradient.values[n * classes + j] = (probability * mass - pulls[j]) / divisor
+                gradient.bounds[n * classes + j] =
+                    (probability * mass * (8 + distance + spread) + 4 * pulls[j]) / divisor
+            }
+        }
+        return [gradient, metrics]
+    }
+
+    // MARK: Slabs
+
+    /// One parameter with what the slabs hold for it.
+    package struct SlabEntry {
+        package var parameter: [Double]
+        package var gradient: [Double]
+        package var states: [[Double]]
+
+        package init(parameter: [Double], gradient: [Double], states: [[Double]]) {
+            self.parameter = parameter
+            self.gradient = gradient
+            self.states = states
+        }
+    }
+
+    /// What a parameter's gradient and states become.
+    package struct SlabResult {
+        package var gradient: ReferenceOutput
+        package var states: [ReferenceOutput]
+    }
+
+    /// The primitives that work on all cohorts at once: what gradients and states become, and the output if there is one.
+    package static func slabs(
+        _ primitive: Primitive, _ entries: [SlabEntry], operands: [[Double]], constants: StepConstants
+    ) -> (parameters: [SlabResult], output: ReferenceOutput?) {
+        var results = entries.map {
+            SlabResult(
+                gradient: ReferenceOutput(exact: $0.gradient), states: $0.states.map { ReferenceOutput(exact: $0) })
+        }
+        func mixed(_ share: Double, _ new: [Double], _ old: [Double]) -> ReferenceOutput {
+            ReferenceOutput(
+                values: zip(new, old).map { $1 + share * ($0 - $1) },
+                bounds: zip(new, old).map { abs($1) + share * (abs($0) + abs($1)) })
+        }
+        switch primitive {
+        case .gradientAccumulation(let state):
+            for (index, entry) in entries.enumerated() {
+                let share = Double(constants.accumulationShare)
+                let sum =
+                    share >= 1
+                    ? ReferenceOutput(exact: entry.gradient) : mixed(share, entry.gradient, entry.states[state])
+                results[index].states[state] = sum
+                results[index].gradient = sum
+            }
+        case .gradientNorm(let maximum):
+            let sum = entries.reduce(0.0) { $0 + $1.gradient.reduce(0.0) { $0 + $1 * $1 } }
+            let norm = sum.squareRoot()
+            let factor = min(1, Double(maximum) / (norm + 1e-6))
+            return (results, ReferenceOutput(values: [norm, factor], bounds: [8 * norm, 10 * factor]))
+        case .gradientScaling:
+            for (index, entry) in entries.enumerated() {
+                let scaled = entry.gradient.map { $0 * operands[0][1] }
+                results[index].gradient = ReferenceOutput(values: scaled, bounds: scaled.map(abs))
+            }
+        case .weightAveraging(let state, let decay):
+            for (index, entry) in entries.enumerated() {
+                results[index].states[state] = mixed(Double(1 - decay), entry.parameter, entry.states[state])
+            }
+        default: preconditionFailure("\(primitive.kind) works on operands")
+        }
+        return (results, nil)
     }
 
     // MARK: Optimizers

@@ -45,6 +45,7 @@ package struct ReferenceProgram {
             let scales = scales(norm, epsilon)
             let (shift, mean) = (tensor("\(norm).bias"), tensor("\(norm).running_mean"))
             return scales.indices.map { shift[$0] + ((bias.isEmpty ? 0 : bias[$0]) - mean[$0]) * scales[$0] }
+        case .numbers(let values): return values.map { Double($0) }
         }
     }
 
@@ -65,16 +66,24 @@ package struct ReferenceProgram {
             }
         }
         for instruction in program.instructions {
-            if case .optimizerUpdate(let rule, let cohort) = instruction.primitive {
+            switch instruction.primitive {
+            case .optimizerUpdate(let rule, let cohort):
                 update(program, rule, cohort, constants)
                 continue
+            case .gradientAccumulation, .gradientNorm, .gradientScaling, .weightAveraging:
+                updateSlabs(program, instruction, constants)
+                continue
+            default: break
             }
             let operands = instruction.inputs.map { values[$0.index] ?? [] }
             let outputs = ReferenceExecutor.run(instruction.primitive, operands, constants: constants)
             for (id, output) in zip(instruction.outputs, outputs) {
                 values[id.index] = output.values
                 // Running statistics are updated where they are kept.
-                if case .constant(_, .tensor(let name)) = program[id].storage { tensors[name] = output.values }
+                switch program[id].storage {
+                case .constant(_, .tensor(let name)), .parameter(_, .tensor(let name), _): tensors[name] = output.values
+                default: break
+                }
             }
         }
     }
@@ -99,7 +108,39 @@ package struct ReferenceProgram {
                 .optimizerUpdate(rule, cohort: cohort), [tensor, gradient] + states[key, default: zeros],
                 constants: constants)
             tensors[name] = outputs[0].values
-            states[key] = outputs.dropFirst().map(\.values)
+            states[key] = outputs.dropFirst().map(\.values) + states[key, default: []].dropFirst(rule.stateCount)
         }
+    }
+
+    /// What is done to all cohorts at once. States that were not there are zero.
+    private mutating func updateSlabs(_ program: Program, _ instruction: Instruction, _ constants: StepConstants) {
+        var entries: [(key: String, name: String, tensor: [Double], gradient: Int?)] = []
+        for value in program.values {
+            guard case .parameter(let key, .tensor(let name), _) = value.storage, let tensor = tensors[name] else {
+                continue
+            }
+            let gradient = program.values.firstIndex { $0.storage == .gradient(parameterKey: key) }
+            entries.append((key, name, tensor, gradient))
+        }
+        let gradients = entries.map { entry in
+            entry.gradient.flatMap { values[$0] } ?? [Double](repeating: 0, count: entry.tensor.count)
+        }
+        let operands = instruction.inputs.map { values[$0.index] ?? [] }
+        let outputs = ReferenceExecutor.slabs(
+            instruction.primitive,
+            zip(entries, gradients).map { entry, gradient in
+                .init(
+                    parameter: entry.tensor, gradient: gradient,
+                    states: (0..<8).map { index in
+                        let saved = states[entry.key, default: []]
+                        return index < saved.count
+                            ? saved[index] : [Double](repeating: 0, count: entry.tensor.count)
+                    })
+            }, operands: operands, constants: constants)
+        for (entry, output) in zip(entries, outputs.parameters) {
+            if let index = entry.gradient { values[index] = output.gradient.values }
+            states[entry.key] = output.states.map(\.values)
+        }
+        if let id = instruction.outputs.first { values[id.index] = outputs.output?.values }
     }
 }

@@ -14,6 +14,8 @@ final class Engine {
         case prefix
         /// From the frontier's nodes on.
         case suffix
+        /// From accumulated gradients to the weights.
+        case update
     }
 
     /// One program of an engine.
@@ -21,6 +23,13 @@ final class Engine {
         var batch: Int
         var isTraining: Bool
         var part = Part.whole
+        /// Training: the gradients are added to those of the batches before, and the update is left to ``Part/update``.
+        var accumulates = false
+        /// Training: images have two labels each.
+        var isMixed = false
+
+        /// The one update of accumulated gradients.
+        static let update = Request(batch: 1, isTraining: true, part: .update)
     }
 
     let backend: any DeviceBackend
@@ -55,7 +64,7 @@ final class Engine {
         do throws(DeviceError) {
             plan = try MemoryPlan(
                 programs: programs, layout: MemoryLayout(backend: backend),
-                options: MemoryPlan.Options(optimizerStateCount: options.optimizer.stateCount))
+                options: Self.planOptions(requests, options))
             memory = try backend.allocate(plan)
         } catch {
             throw Self.withBatchSizeAdvice(
@@ -74,12 +83,23 @@ final class Engine {
         var lowering = options
         lowering.batch = request.batch
         lowering.mode = request.isTraining ? .training : .inference
+        lowering.accumulates = request.accumulates
+        lowering.targets.isMixed = request.isMixed
         switch request.part {
         case .whole: break
         case .prefix: lowering.outputs = frontier
         case .suffix: lowering.frontier = frontier
+        case .update:
+            lowering.mode = .update
+            lowering.batch = 1
         }
         return lowering
+    }
+
+    private static func planOptions(_ requests: [Request], _ options: LoweringOptions) -> MemoryPlan.Options {
+        var options = options
+        options.accumulates = requests.contains { $0.accumulates }
+        return MemoryPlan.Options(optimizerStateCount: options.stateCount)
     }
 
     /// Plans a program without allocating anything.
@@ -93,7 +113,7 @@ final class Engine {
         do throws(DeviceError) {
             let plan = try MemoryPlan(
                 programs: [program], layout: MemoryLayout(backend: backend),
-                options: MemoryPlan.Options(optimizerStateCount: options.optimizer.stateCount))
+                options: planOptions([request], options))
             guard plan.totalByteCount <= available else {
                 throw DeviceError.outOfMemory(
                     device: backend.description.name, requestedByteCount: plan.totalByteCount,
@@ -120,7 +140,7 @@ final class Engine {
             guard let program = try? Program(graph, lowering),
                 let plan = try? MemoryPlan(
                     programs: [program], layout: MemoryLayout(backend: backend),
-                    options: MemoryPlan.Options(optimizerStateCount: options.optimizer.stateCount))
+                    options: planOptions(requests, options))
             else { return false }
             return plan.totalByteCount <= available
         }
@@ -135,7 +155,7 @@ final class Engine {
         unbounded.maximumArenaByteCount = .max / 2
         let whole = try? MemoryPlan(
             programs: [Program(graph, lowering(largest, options, frontier))], layout: unbounded,
-            options: MemoryPlan.Options(optimizerStateCount: options.optimizer.stateCount))
+            options: planOptions(requests, options))
         return .outOfMemory(
             device: device == "the device" ? backend.description.name : device,
             requestedByteCount: max(requested, whole?.totalByteCount ?? 0), availableByteCount: available,
@@ -159,9 +179,12 @@ final class Engine {
         }
     }
 
-    /// Writes every parameter and statistic.
-    func upload(_ state: StateDictionary) throws {
+    /// Writes every parameter and statistic, or those that one of the names is needed for.
+    func upload(_ state: StateDictionary, only names: Set<String>? = nil) throws {
         try forEachPersistent { _, source, kind, slot in
+            if let names {
+                guard case .tensor(let name) = source, names.contains(name) else { return }
+            }
             let tensor = try ParameterFolding.tensor(source, in: state)
             try memory.write(tensor.reshaped(kind.hostShape), kind: kind, to: slot)
         }
@@ -176,17 +199,25 @@ final class Engine {
     }
 
     /// The optimizer's state of trainable parameters by name, one tensor per state slab, in the parameter's shape.
-    func optimizerState() throws -> [String: [HostTensor]] {
+    /// `count` state slabs are read; accumulated gradients behind them mean nothing between two steps.
+    func optimizerState(count: Int) throws -> [String: [HostTensor]] {
         var result: [String: [HostTensor]] = [:]
         for (key, slots) in plan.states {
             guard let kind = plan.persistent[key]?.kind else { continue }
-            result[key] = try slots.map { try memory.read(kind: kind, from: $0) }
+            result[key] = try slots.prefix(count).map { try memory.read(kind: kind, from: $0) }
         }
         return result
     }
 
     /// Restores what ``optimizerState()`` gave, for the parameters that are in it.
-    func restoreOptimizerState(_ saved: [String: [HostTensor]]) throws {
+    /// The state slab of the weights' average has the weights themselves where nothing was saved.
+    func restoreOptimizerState(_ saved: [String: [HostTensor]], averageState: Int? = nil) throws {
+        if let averageState {
+            for (key, slots) in plan.states where saved[key].map({ $0.count <= averageState }) ?? true {
+                guard let (slot, kind) = plan.persistent[key] else { continue }
+                try memory.write(try memory.read(kind: kind, from: slot), kind: kind, to: slots[averageState])
+            }
+        }
         for (key, tensors) in saved {
             guard let kind = plan.persistent[key]?.kind, let slots = plan.states[key] else { continue }
             for (tensor, slot) in zip(tensors, slots) {

@@ -3,7 +3,7 @@ import GraftGraph
 import GraftTensor
 import GraftVision
 
-/// How ``Trainer/fit(_:validation:options:onEvent:)`` walks through the data.
+/// How ``Trainer/fit(_:validation:options:resuming:onEvent:)`` walks through the data.
 public struct FitOptions: Sendable {
     /// Selectors that become trainable before the first step of an epoch, counted from 0.
     public var unfreezeAtEpoch: [(epoch: Int, selector: String)] = []
@@ -13,14 +13,24 @@ public struct FitOptions: Sendable {
     public var epochs = 10
     /// Stops after so many steps in all, if that comes earlier.
     public var stepLimit: Int?
-    /// Images per step.
+    /// Images per step, or per part of a step with ``accumulatedBatches``.
     public var batchSize = 32
+    /// Batches that make one step: their gradients' mean over all images is what the optimizer sees. The last step of an
+    /// epoch has the batches that are left.
+    public var accumulatedBatches = 1
     /// Whether each epoch has an order of its own, from the trainer's seed.
     public var shuffles = true
     /// Whether a last, smaller batch is left out. It is trained on by default.
     public var dropsLast = false
     /// Random changes to training images.
     public var augmentation = Augmentation.none
+    /// Above 0: images are mixed with others of their batch, with shares from Beta(mixup, mixup) (mixup). Nothing is cached
+    /// then, and training accuracies are against the label with the larger share.
+    public var mixup = 0.0
+    /// Above 0: the same by a rectangle of the other image (CutMix); with ``mixup`` either in half of the batches.
+    public var cutMix = 0.0
+    /// Which images an epoch sees.
+    public var sampler = Sampler.uniform
     /// What to do about an image that cannot be decoded.
     public var onBadImage = BadImagePolicy.fail
     /// Whether large JPEGs are decoded at 1/2, 1/4 or 1/8 of their size, for training and validation: faster, with
@@ -30,7 +40,7 @@ public struct FitOptions: Sendable {
     public var workerCount = 2
     /// Whether the frozen part's outputs are kept, so that epochs after the first compute only what trains. Has no
     /// effect on results. With augmentation nothing is kept unless ``cachedViews`` is set, and then in memory alone:
-    /// ``CachePolicy/disk`` needs ``Augmentation/none``.
+    /// ``CachePolicy/disk`` needs `Augmentation.none`.
     public var cache = CachePolicy.auto
     /// With augmentation: how many views of each image there are; epoch e sees view e mod this. nil makes a new one for
     /// every epoch, of which nothing can be kept. Decides what is trained on whatever ``cache`` says.
@@ -43,6 +53,9 @@ public struct FitOptions: Sendable {
     public var cacheMemoryLimit: Int?
     /// How the learning rate changes.
     public var schedule = LearningRateSchedule.constant
+    /// Ends the run when the validation loss (the average's, where one is kept) has not fallen for so many epochs. An
+    /// unfreezing begins the count anew.
+    public var earlyStopPatience: Int?
     /// Steps over which the learning rate rises to its start value.
     public var warmupSteps = 0
     /// Seconds between two ``TrainingEvent/state(_:)``, of which there also is one at the end and one on an interruption;
@@ -67,8 +80,10 @@ public struct StepRecord: Sendable, Hashable {
     public let accuracy: Double
     /// The rate of this step.
     public let learningRate: Double
-    /// Images of this batch over the time since the step before, decoding included.
+    /// Images of this step over the time since the step before, decoding included.
     public let imagesPerSecond: Double
+    /// The norm of all gradients before they were clipped; nil without clipping.
+    public var gradientNorm: Double?
 }
 
 /// One epoch of a run.
@@ -81,8 +96,24 @@ public struct EpochRecord: Sendable {
     public let trainAccuracy: Double
     /// On the validation images behind the epoch, if there are any.
     public let validation: Evaluation?
+    /// The same with the averaged weights, where an average is kept.
+    public var averagedValidation: Evaluation?
     /// Wall time, validation included.
     public let seconds: Double
+
+    /// Makes a record.
+    public init(
+        epoch: Int, trainLoss: Double, trainAccuracy: Double, validation: Evaluation?,
+        averagedValidation: Evaluation? = nil,
+        seconds: Double
+    ) {
+        self.epoch = epoch
+        self.trainLoss = trainLoss
+        self.trainAccuracy = trainAccuracy
+        self.validation = validation
+        self.averagedValidation = averagedValidation
+        self.seconds = seconds
+    }
 }
 
 /// What a run reports while it goes on.
@@ -103,6 +134,8 @@ public enum TrainingEvent: Sendable {
     case skipped(SkippedImage)
     /// An epoch is done.
     case epoch(EpochRecord)
+    /// The run ends before its time: the validation loss has not fallen since an epoch, counted from 0.
+    case stoppedEarly(bestEpoch: Int)
     /// What the run can go on from if it ends here; see ``FitOptions/stateIntervalSeconds``.
     case state(TrainingState)
 }
@@ -144,7 +177,10 @@ extension Trainer {
         try check(data, validation, options)
         let batchSize = min(options.batchSize, data.count)
         let used = options.dropsLast ? data.count / batchSize * batchSize : data.count
-        let stepsPerEpoch = (used + batchSize - 1) / batchSize
+        let window = options.accumulatedBatches
+        let mixing = Mixing(mixup: options.mixup, cutMix: options.cutMix)
+        let labels = data.samples.map(\.label)
+        let stepsPerEpoch = ((used + batchSize - 1) / batchSize + window - 1) / window
         let allSteps = options.epochs.multipliedReportingOverflow(by: stepsPerEpoch)
         let plannedSteps = allSteps.overflow ? Int.max : allSteps.partialValue
         let totalSteps = min(plannedSteps, options.stepLimit ?? Int.max)
@@ -172,7 +208,7 @@ extension Trainer {
         }
         /// Finds out what can be kept from an epoch on, and prepares the programs for it.
         func refreshCache(epoch: Int) throws {
-            let isRepeated = options.augmentation == .none || options.cachedViews != nil
+            let isRepeated = !mixing.isOn && (options.augmentation == .none || options.cachedViews != nil)
             let frontier = isRepeated ? try currentFrontier() : nil
             if cache?.frontier != frontier {
                 try dropCache()
@@ -193,7 +229,8 @@ extension Trainer {
             try prepare(
                 trainingBatches: Self.sizes(count: used, batchSize: batchSize),
                 evaluationBatches: validation.map { Self.sizes(count: $0.count, batchSize: options.batchSize) } ?? [],
-                frontier: cache?.frontier, prefixBatch: prefixBatch)
+                frontier: cache?.frontier, prefixBatch: prefixBatch, accumulates: window > 1,
+                isMixed: mixing.isOn)
         }
         func batches(_ epoch: Int, _ order: [Int]) -> TrainingBatches {
             TrainingBatches(
@@ -205,7 +242,13 @@ extension Trainer {
                 batchSize: batchSize, cache: cache?.training(epoch: epoch)
             ) { try self.frontierValues(ofPixels: $0, batch: prefixBatch) }
         }
-        if [.memory, .disk].contains(options.cache), options.augmentation != .none, options.cachedViews == nil {
+        if [.memory, .disk].contains(options.cache), mixing.isOn {
+            try onEvent(
+                .cacheUnavailable(
+                    reason:
+                        "--cache \(options.cache.rawValue) is without effect: mixed images (--mixup, --cutmix) are new in "
+                        + "every batch"))
+        } else if [.memory, .disk].contains(options.cache), options.augmentation != .none, options.cachedViews == nil {
             try onEvent(
                 .cacheUnavailable(
                     reason: "--cache \(options.cache.rawValue) is without effect: with --augment "
@@ -213,6 +256,9 @@ extension Trainer {
                         + (options.cache == .disk ? ", with --cache auto or memory" : "")))
         }
         var announced = false
+        var plateau = state?.patience.plateau ?? Plateau()
+        var waiting = state?.patience.waiting ?? Patience()
+        var bestEpoch = state?.patience.bestEpoch ?? 0
         var step = state?.stepCount ?? 0
         var records: [EpochRecord] = []
         var sums = TrainingState.EpochSums()
@@ -236,6 +282,8 @@ extension Trainer {
             state.sums = sums
             state.sums.seconds += Date().timeIntervalSince(start)
             state.trainer = try snapshot()
+            state.patience = TrainingState.PatienceState(
+                plateau: plateau, waiting: waiting, bestEpoch: bestEpoch)
             state.trainingHashes = hashes.training
             state.validationHashes = hashes.validation
             state.program = try ProgramIdentity.text()
@@ -268,13 +316,14 @@ extension Trainer {
             done = begun?.position ?? 0
             // What was unfrozen before the state is trainable in it.
             for entry in options.unfreezeAtEpoch where entry.epoch == epoch && begun == nil {
+                waiting.restart()
                 try onEvent(
                     .unfroze(selector: entry.selector, names: try unfreeze(entry.selector), epoch: epoch, step: step))
             }
             try refreshCache(epoch: epoch)
             let permutation =
                 options.shuffles
-                ? CounterRandom(seed: seed, UInt64(epoch), 0x5F17).permutation(data.count) : Array(0..<data.count)
+                ? options.sampler.order(labels: labels, seed: seed, epoch: epoch) : Array(0..<data.count)
             let order = Array(permutation.prefix(used))
             var remaining = order.dropFirst(done)
             /// Not there while another one is to come: it holds on to the rows it reads.
@@ -307,6 +356,7 @@ extension Trainer {
                     throw GraftError.interrupted
                 }
                 for entry in options.unfreezeAtStep where entry.step == step {
+                    waiting.restart()
                     try onEvent(
                         .unfroze(
                             selector: entry.selector, names: try unfreeze(entry.selector), epoch: epoch, step: step))
@@ -321,16 +371,31 @@ extension Trainer {
                     batch.content = again.content
                     batch.end = again.end
                 }
-                for image in batch.skipped { try onEvent(.skipped(image)) }
                 let rate =
-                    optimizer.learningRate
+                    optimizer.learningRate * plateau.factor
                     * options.schedule.factor(
                         step: step, totalSteps: totalSteps, stepsPerEpoch: stepsPerEpoch,
                         warmupSteps: options.warmupSteps)
-                let metrics = try interruptibly(epoch: epoch, since: start) {
-                    try self.step(
-                        batch.content, labels: batch.labels, learningRate: rate,
-                        dropoutKey: CounterRandom(seed: seed, UInt64(epoch), UInt64(step), 0xD209).key)
+                let momentum =
+                    optimizer.momentum > 0 ? options.schedule.momentum(step: step, totalSteps: totalSteps) : nil
+                let metrics: StepMetrics
+                let imageCount: Int
+                if window == 1 {
+                    for image in batch.skipped { try onEvent(.skipped(image)) }
+                    let mixed = mix(&batch, mixing, epoch: epoch, step: step, part: 0)
+                    metrics = try interruptibly(epoch: epoch, since: start) {
+                        try self.step(
+                            batch.content, labels: batch.labels, mixed: mixed, learningRate: rate, momentum: momentum,
+                            dropoutKey: CounterRandom(seed: seed, UInt64(epoch), UInt64(step), 0xD209).key)
+                    }
+                    imageCount = batch.labels.count
+                } else {
+                    (metrics, imageCount, batch.end) = try interruptibly(epoch: epoch, since: start) {
+                        try stepAccumulating(
+                            first: batch, mixing: mixing, rate: rate, momentum: momentum, epoch: epoch, step: step,
+                            onEvent: onEvent
+                        ) { taken in taken < window ? try nextBatch() : nil }
+                    }
                 }
                 if !announced {
                     announced = true
@@ -339,13 +404,14 @@ extension Trainer {
                 let now = Date()
                 let record = StepRecord(
                     step: step, epoch: epoch, loss: metrics.loss, accuracy: metrics.accuracy, learningRate: rate,
-                    imagesPerSecond: Double(batch.labels.count) / max(now.timeIntervalSince(last), 1e-9))
+                    imagesPerSecond: Double(imageCount) / max(now.timeIntervalSince(last), 1e-9),
+                    gradientNorm: metrics.gradientNorm)
                 last = now
                 try onEvent(.step(record))
                 guard metrics.loss.isFinite else { throw GraftError.diverged(epoch: epoch, step: step) }
-                sums.loss += metrics.loss * Double(batch.labels.count)
-                sums.correct += metrics.accuracy * Double(batch.labels.count)
-                sums.count += batch.labels.count
+                sums.loss += metrics.loss * Double(imageCount)
+                sums.correct += metrics.accuracy * Double(imageCount)
+                sums.count += imageCount
                 step += 1
                 done = order.count - remaining.count + batch.end
                 if isStateDue { try reportState(epoch: epoch, since: start) }
@@ -355,47 +421,107 @@ extension Trainer {
                 throw GraftError.noInput(
                     "no image of epoch \(epoch) could be read: all \(data.count) were passed over")
             }
-            func scores() throws -> Evaluation? {
+            func scores(reportsSkipped: Bool) throws -> Evaluation? {
                 try validation.map {
                     try evaluate(
                         $0, batchSize: options.batchSize, onBadImage: options.onBadImage,
                         workerCount: options.workerCount, fastDecode: options.fastDecode,
                         isCancelled: options.isCancelled, cache: cache?.validation, prefixBatch: prefixBatch
-                    ) { image in try onEvent(.skipped(image)) }
+                    ) { image in if reportsSkipped { try onEvent(.skipped(image)) } }
+                }
+            }
+            /// Once more without the cache, when that fails; an interruption leaves a state.
+            func evenWithoutCache(_ body: () throws -> Evaluation?) throws -> Evaluation? {
+                do {
+                    do { return try interruptibly(epoch: epoch, since: start, body) } catch let failure
+                        as FrontierCacheFailure
+                    {
+                        try giveUpCache(failure, epoch: epoch)
+                        return try interruptibly(epoch: epoch, since: start, body)
+                    }
+                } catch GraftError.interrupted {
+                    try reportState(epoch: epoch, since: start)
+                    throw GraftError.interrupted
                 }
             }
             // Weights of this epoch are about to be kept, perhaps: there is a state that goes with them from now on.
             if lastSaved == nil { try reportState(epoch: epoch, since: start) }
-            let evaluation: Evaluation?
-            do {
-                do { evaluation = try interruptibly(epoch: epoch, since: start, scores) } catch let failure
-                    as FrontierCacheFailure
-                {
-                    try giveUpCache(failure, epoch: epoch)
-                    evaluation = try interruptibly(epoch: epoch, since: start, scores)
-                }
-            } catch GraftError.interrupted {
-                try reportState(epoch: epoch, since: start)
-                throw GraftError.interrupted
-            }
+            let evaluation = try evenWithoutCache { try scores(reportsSkipped: true) }
+            let averaged =
+                averageDecay == nil
+                ? nil : try evenWithoutCache { try withAveragedWeights { try scores(reportsSkipped: false) } }
             // The last update of an epoch shows in no training loss any more.
             if let evaluation, !evaluation.loss.isFinite { throw GraftError.diverged(epoch: epoch, step: step - 1) }
             let record = EpochRecord(
                 epoch: epoch, trainLoss: sums.loss / Double(sums.count),
                 trainAccuracy: sums.correct / Double(sums.count), validation: evaluation,
-                seconds: sums.seconds + Date().timeIntervalSince(start))
+                averagedValidation: averaged, seconds: sums.seconds + Date().timeIntervalSince(start))
             records.append(record)
+            if let evaluation { plateau.take(evaluation.loss, schedule: options.schedule) }
             try onEvent(.epoch(record))
-            if step >= totalSteps || epoch == options.epochs - 1 {
+            var stopsEarly = false
+            if let patience = options.earlyStopPatience, let loss = (averaged ?? evaluation)?.loss {
+                if waiting.improves(loss) { bestEpoch = epoch }
+                stopsEarly = waiting.badEpochs >= patience && epoch + 1 < options.epochs && step < totalSteps
+            }
+            if stopsEarly { try onEvent(.stoppedEarly(bestEpoch: bestEpoch)) }
+            if stopsEarly || step >= totalSteps || epoch == options.epochs - 1 {
                 // An epoch that the limit of steps cut short is not finished for a run that goes on.
                 try reportState(
                     epoch: epoch, since: start, isEpochFinished: isExhausted || done >= order.count,
                     isFinished: true)
             }
+            if stopsEarly { break }
         }
         try dropCache()
         try prepare(trainingBatches: [], evaluationBatches: [])
         return records
+    }
+
+    /// Mixes the images of one batch of a step, where they are to be mixed.
+    private func mix(
+        _ batch: inout TrainingBatch, _ mixing: Mixing, epoch: Int, step: Int, part: Int
+    ) -> MixedLabels? {
+        guard mixing.isOn, case .pixels(var pixels) = batch.content else { return nil }
+        let random = CounterRandom(seed: seed, UInt64(epoch), UInt64(step), 0x3117, UInt64(part))
+        let mixed = mixing.mix(
+            &pixels, labels: batch.labels, size: configuration.preprocessing.imageSize, random: random)
+        batch.content = .pixels(pixels)
+        return mixed
+    }
+
+    /// A step of several batches; `more` gives the next one, knowing how many were taken, and nil ends the step.
+    private func stepAccumulating(
+        first: TrainingBatch, mixing: Mixing, rate: Double, momentum: Double?, epoch: Int, step: Int,
+        onEvent: (TrainingEvent) throws -> Void,
+        more: (Int) throws -> TrainingBatch?
+    ) throws -> (metrics: StepMetrics, imageCount: Int, end: Int) {
+        var loss = 0.0
+        var end = first.end
+        var correct = 0.0
+        var count = 0
+        var taken = 0
+        var next: TrainingBatch? = first
+        while var batch = next {
+            for image in batch.skipped { try onEvent(.skipped(image)) }
+            let random =
+                taken == 0
+                ? CounterRandom(seed: seed, UInt64(epoch), UInt64(step), 0xD209)
+                : CounterRandom(seed: seed, UInt64(epoch), UInt64(step), 0xD209, UInt64(taken))
+            let mixed = mix(&batch, mixing, epoch: epoch, step: step, part: taken)
+            let metrics = try accumulate(
+                batch.content, labels: batch.labels, mixed: mixed, dropoutKey: random.key)
+            loss += metrics.loss * Double(batch.labels.count)
+            correct += metrics.accuracy * Double(batch.labels.count)
+            count += batch.labels.count
+            taken += 1
+            end = batch.end
+            next = try more(taken)
+        }
+        let norm = try updateFromAccumulated(learningRate: rate, momentum: momentum)
+        return (
+            StepMetrics(loss: loss / Double(count), accuracy: correct / Double(count), gradientNorm: norm), count, end
+        )
     }
 
     /// Scores labelled images with the weights as they are now.
@@ -440,6 +566,33 @@ extension Trainer {
                     "--cached-views \(views): expected at least 1, together with an --augment other than none")
             }
         }
+        for (name, value) in [("--mixup", options.mixup), ("--cutmix", options.cutMix)] {
+            guard value >= 0, value.isFinite else {
+                throw GraftError.invalidArgument(
+                    "\(name) \(value): expected a number of at least 0; 0.2 and 1 are usual")
+            }
+        }
+        if options.mixup > 0 || options.cutMix > 0, options.cachedViews != nil {
+            throw GraftError.invalidArgument(
+                "--cached-views keeps what the frozen part makes of an image, and mixed images are new in every batch; leave "
+                    + "one of them out")
+        }
+        if options.sampler == .balanced, !options.shuffles {
+            throw GraftError.invalidArgument(
+                "--sampler balanced draws images at random and does not go with --no-shuffle")
+        }
+        guard (1...100_000).contains(options.accumulatedBatches) else {
+            throw GraftError.invalidArgument(
+                "--accumulate \(options.accumulatedBatches): expected from 1 to 100000 batches a step")
+        }
+        try options.schedule.check(warmupSteps: options.warmupSteps, hasValidation: validation != nil)
+        if let patience = options.earlyStopPatience {
+            guard patience > 0, validation != nil else {
+                throw GraftError.invalidArgument(
+                    "--early-stop \(patience): expected at least 1 epoch, and validation images (--val or --val-split), "
+                        + "whose loss it follows")
+            }
+        }
         guard options.epochs > 0 else {
             throw GraftError.invalidArgument("--epochs \(options.epochs) must be at least 1")
         }
@@ -466,7 +619,7 @@ extension Trainer {
             unfreezing: options.unfreezeAtEpoch.map(\.selector) + options.unfreezeAtStep.map(\.selector),
             batchSizes: Self.sizes(
                 count: options.dropsLast ? data.count / options.batchSize * options.batchSize : data.count,
-                batchSize: min(options.batchSize, data.count)))
+                batchSize: min(options.batchSize, data.count)), accumulates: options.accumulatedBatches > 1)
     }
 
     /// Refuses options that would make another run of one that is to go on.

@@ -33,6 +33,7 @@ enum ParameterFolding {
                 [scale.count],
                 scale.indices.map { Float(Double(shift[$0]) + (Double(bias?[$0] ?? 0) - Double(mean[$0])) * scale[$0]) }
             )
+        case .numbers(let values): return HostTensor([values.count], values)
         }
     }
 

@@ -5,8 +5,8 @@ import GraftVision
 
 /// The folder of one training run: weights, state and tables, each written so that a crash leaves the older file.
 ///
-/// `last.safetensors` after every epoch, `best.safetensors` after the best one, `steps.csv` and `epochs.csv`;
-/// `state.safetensors`, from which the run can go on, and the state before it, `state.previous.safetensors`; an event file
+/// `last.safetensors` after every epoch, `best.safetensors` after the best one, `ema.safetensors` where an average of the
+/// weights is kept, `epoch-N.safetensors` of the best epochs if asked for; `steps.csv` and `epochs.csv`; `state.safetensors`, from which the run can go on, and the state before it, `state.previous.safetensors`; an event file
 /// for TensorBoard. With ``begin(_:validation:resumingAtStep:)`` also `run.json`, `confusion.csv` and the page `report.html`.
 public final class RunFolder {
     /// The folder's path.
@@ -15,9 +15,15 @@ public final class RunFolder {
     public private(set) var epochs: [EpochSummary] = []
     private static let stepHeader = "step,epoch,loss,accuracy,learning_rate,images_per_second"
     private static let epochHeader = "epoch,train_loss,train_accuracy,val_loss,val_accuracy,seconds"
+    private static let averageHeader = ",ema_val_loss,ema_val_accuracy"
     private var stepRows = RunFolder.stepHeader + "\n"
-    private var epochRows = RunFolder.epochHeader + "\n"
+    private var epochRows = ""
+    /// Whether the table of epochs has the average's columns.
+    private var keepsAverage = false
     private var bestScore = -Double.infinity
+    private let keptCount: Int
+    /// The epochs whose weights are kept, best first.
+    private var kept: [(score: Double, epoch: Int)] = []
     private var last: (epoch: Int, step: Int) = (0, 0)
     /// Whether this run has taken the folder.
     private var isOpen = false
@@ -49,11 +55,16 @@ public final class RunFolder {
         public let validationAccuracy: Double?
         /// Wall time, validation included.
         public let seconds: Double
+        /// On the validation images with the averaged weights, where an average is kept.
+        public var averagedValidationLoss: Double?
+        /// On the validation images with the averaged weights, where an average is kept.
+        public var averagedValidationAccuracy: Double?
     }
 
     private enum Name {
         static let last = "last.safetensors"
         static let best = "best.safetensors"
+        static let average = "ema.safetensors"
         static let state = "state.safetensors"
         static let previousState = "state.previous.safetensors"
         static let steps = "steps.csv"
@@ -61,16 +72,22 @@ public final class RunFolder {
         static let description = "run.json"
         static let confusion = "confusion.csv"
         static let report = "report.html"
-        static let all = [last, best, state, previousState, steps, epochs, description, confusion, report]
+        static let all = [last, best, average, state, previousState, steps, epochs, description, confusion, report]
     }
 
     private static let bestScoreNote = "best_score"
+    private static let keptNote = "kept_epochs"
 
     /// Creates the folder, or takes one that exists and can be written.
     ///
+    /// - Parameters:
+    ///   - path: the folder.
+    ///   - keptCount: how many of the best epochs' weights are kept as `epoch-N.safetensors`, N counted from 1; 0 is none
+    ///     besides `best.safetensors`.
     /// - Throws: ``GraftError/outputFailed(_:)``.
-    public init(_ path: String) throws {
+    public init(_ path: String, keptCount: Int = 0) throws {
         self.path = path
+        self.keptCount = keptCount
         do {
             try createFolder(path)
         } catch {
@@ -144,13 +161,14 @@ public final class RunFolder {
     /// Takes the folder for this run.
     private func takeFolder() throws {
         isOpen = true
+        if kept.isEmpty { try removeKeptEpochs() }
         events = try EventFile(folder: path, resumingAtStep: resumingAtStep)
         guard description != nil else { return }
         if resumingAtStep == nil { try remove(Name.confusion) }
         try writeAll()
     }
 
-    /// Takes what an event of ``Trainer/fit(_:validation:options:onEvent:)`` says about frozen and trainable layers.
+    /// Takes what an event of ``Trainer/fit(_:validation:options:resuming:onEvent:)`` says about frozen and trainable layers.
     public func note(_ event: TrainingEvent, trainer: Trainer) throws {
         guard description != nil else { return }
         let model = trainer.configuration
@@ -180,6 +198,7 @@ public final class RunFolder {
                 RunDescription.Phase(
                     step: step, epoch: epoch, selector: selector, tensorCount: names.count,
                     plan: try plan(keepsOutputs: keptLayers != nil && keptLayers == frontier?.nodes)))
+        case .stoppedEarly(let bestEpoch): description?.stoppedEarlyBestEpoch = bestEpoch
         case .cacheUnavailable, .step, .skipped, .epoch, .state: break
         }
     }
@@ -237,48 +256,63 @@ public final class RunFolder {
     public func record(_ step: StepRecord) throws {
         last = (step.epoch, step.step)
         if !isOpen { try takeFolder() }
-        try events?.add(
-            [
-                ("loss/train", step.loss), ("accuracy/train", step.accuracy), ("learning_rate", step.learningRate),
-                ("images_per_second", step.imagesPerSecond),
-            ], step: step.step)
+        var values = [
+            ("loss/train", step.loss), ("accuracy/train", step.accuracy), ("learning_rate", step.learningRate),
+            ("images_per_second", step.imagesPerSecond),
+        ]
+        if let norm = step.gradientNorm { values.append(("gradient_norm", norm)) }
+        try events?.add(values, step: step.step)
         stepRows +=
             "\(step.step),\(step.epoch),\(step.loss),\(step.accuracy),\(step.learningRate),\(rounded(step.imagesPerSecond))\n"
     }
 
     /// Writes the tables and the weights of an epoch, and `best.safetensors` if it is the best so far: the highest
-    /// validation accuracy, or without validation the lowest training loss; the earlier one on ties.
+    /// validation accuracy, or without validation the lowest training loss; the earlier one on ties. Where an average of
+    /// the weights is kept it goes to `ema.safetensors`, its validation decides which is best, and its weights are.
     ///
     /// - Throws: ``GraftError/diverged(epoch:step:)`` for weights that are not finite: earlier files stay as they are.
-    public func finish(_ epoch: EpochRecord, model: Model) throws {
+    public func finish(_ epoch: EpochRecord, model: Model, averaged: Model? = nil) throws {
         try checkFinite(model.isFinite)
+        if let averaged { try checkFinite(averaged.isFinite) }
+        keepsAverage = averaged != nil
         func text(_ value: Double?) -> String { value.map { "\($0)" } ?? "" }
         epochRows +=
-            "\(epoch.epoch),\(epoch.trainLoss),\(epoch.trainAccuracy),\(text(epoch.validation?.loss)),\(text(epoch.validation?.top1)),\(rounded(epoch.seconds))\n"
+            "\(epoch.epoch),\(epoch.trainLoss),\(epoch.trainAccuracy),\(text(epoch.validation?.loss)),\(text(epoch.validation?.top1)),\(rounded(epoch.seconds))"
+        if averaged != nil {
+            epochRows += ",\(text(epoch.averagedValidation?.loss)),\(text(epoch.averagedValidation?.top1))"
+        }
+        epochRows += "\n"
         epochs.append(
             EpochSummary(
                 epoch: epoch.epoch, trainLoss: epoch.trainLoss, trainAccuracy: epoch.trainAccuracy,
                 validationLoss: epoch.validation?.loss, validationAccuracy: epoch.validation?.top1,
-                seconds: epoch.seconds))
+                seconds: epoch.seconds, averagedValidationLoss: epoch.averagedValidation?.loss,
+                averagedValidationAccuracy: epoch.averagedValidation?.top1))
         var values = [("loss/train_epoch", epoch.trainLoss), ("accuracy/train_epoch", epoch.trainAccuracy)]
         if let validation = epoch.validation {
             values += [("loss/validation", validation.loss), ("accuracy/validation", validation.top1)]
         }
+        if let averaged = epoch.averagedValidation {
+            values += [("loss/validation_average", averaged.loss), ("accuracy/validation_average", averaged.top1)]
+        }
         try events?.add(values, step: last.step)
-        let score = epoch.validation?.top1 ?? -epoch.trainLoss
+        let deciding = epoch.averagedValidation ?? epoch.validation
+        let score = deciding?.top1 ?? -epoch.trainLoss
         if score > bestScore {
             bestScore = score
-            try model.save(file(Name.best))
-            if let validation = epoch.validation { try remember(validation, of: epoch.epoch) }
+            try (averaged ?? model).save(file(Name.best))
+            if let deciding { try remember(deciding, of: epoch.epoch, isAverage: averaged != nil) }
         }
-        try save(model)
+        try keep(averaged ?? model, score: score, epoch: epoch.epoch)
+        try save(model, averaged: averaged)
     }
 
     /// Keeps what the page says about the best epoch.
-    private func remember(_ validation: Evaluation, of epoch: Int) throws {
+    private func remember(_ validation: Evaluation, of epoch: Int, isAverage: Bool) throws {
         guard let data = description?.validation else { return }
         description?.best = RunDescription.Validation(
             epoch: epoch, count: validation.count, loss: validation.loss, top1: validation.top1, top5: validation.top5,
+            isAverage: isAverage ? true : nil,
             mistakes: validation.mistakes.map { mistake in
                 let image = validationImages?.samples[mistake.sampleIndex].path ?? "image \(mistake.sampleIndex)"
                 return RunDescription.Mistake(
@@ -301,16 +335,46 @@ public final class RunFolder {
         try AtomicFile.write(table, to: file(Name.confusion))
     }
 
+    /// Writes the weights of an epoch that is among the best, and removes those of the one that no longer is.
+    private func keep(_ model: Model, score: Double, epoch: Int) throws {
+        guard keptCount > 0 else { return }
+        if kept.isEmpty { try removeKeptEpochs() }
+        let place = kept.firstIndex { $0.score < score } ?? kept.count
+        guard place < keptCount else { return }
+        kept.insert((score, epoch), at: place)
+        try model.save(file(Self.name(ofEpoch: epoch)))
+        if kept.count > keptCount { try remove(Self.name(ofEpoch: kept.removeLast().epoch)) }
+    }
+
+    private static func name(ofEpoch epoch: Int) -> String { "epoch-\(epoch + 1).safetensors" }
+
+    /// The epoch whose weights a file of this name has, counted from 0.
+    private static func epoch(ofName name: String) -> Int? {
+        guard name.hasPrefix("epoch-"), name.hasSuffix(".safetensors"),
+            let number = Int(name.dropFirst("epoch-".count).dropLast(".safetensors".count)), number > 0,
+            Self.name(ofEpoch: number - 1) == name
+        else { return nil }
+        return number - 1
+    }
+
+    /// Removes the weights of epochs that an older run kept: they must not pass for this one's.
+    private func removeKeptEpochs() throws {
+        for name in (try? FileManager.default.contentsOfDirectory(atPath: path)) ?? []
+        where Self.epoch(ofName: name) != nil { try remove(name) }
+    }
+
     private func checkFinite(_ isFinite: Bool) throws {
         guard isFinite else { throw GraftError.diverged(epoch: last.epoch, step: last.step) }
     }
 
-    /// Writes `last.safetensors` and the tables; weights that are not finite are refused.
-    public func save(_ model: Model) throws {
+    /// Writes `last.safetensors`, `ema.safetensors` where there is an average, and the tables; weights that are not finite
+    /// are refused.
+    public func save(_ model: Model, averaged: Model? = nil) throws {
         try checkFinite(model.isFinite)
         // A run that ends within its first epoch has no best; that of an older run must not pass for its own.
         if bestScore == -.infinity { try remove(Name.best) }
         try model.save(file(Name.last))
+        if let averaged { try averaged.save(file(Name.average)) } else { try remove(Name.average) }
         description?.result = RunDescription.Result(
             steps: last.step + 1, epochs: epochs.last.map { $0.epoch + 1 } ?? 0, digest: try model.digest())
         try writeAll()
@@ -318,7 +382,8 @@ public final class RunFolder {
 
     private func saveTables() throws {
         try AtomicFile.write(Array(stepRows.utf8), to: file(Name.steps))
-        try AtomicFile.write(Array(epochRows.utf8), to: file(Name.epochs))
+        let header = Self.epochHeader + (keepsAverage ? Self.averageHeader : "") + "\n"
+        try AtomicFile.write(Array((header + epochRows).utf8), to: file(Name.epochs))
         try events?.flush()
     }
 
@@ -341,6 +406,7 @@ public final class RunFolder {
         try checkFinite(state.hasFiniteWeights)
         var state = state
         state.notes[Self.bestScoreNote] = "\(bestScore)"
+        state.notes[Self.keptNote] = kept.map { "\($0.epoch):\($0.score)" }.joined(separator: " ")
         // First: the state's steps must have their rows.
         try saveTables()
         try state.write(to: file(Name.state)) {
@@ -373,7 +439,10 @@ public final class RunFolder {
     private func removeLeftovers() {
         let names = (try? FileManager.default.contentsOfDirectory(atPath: path)) ?? []
         for name in names where name.hasSuffix(".tmp") {
-            if Name.all.contains(where: { name.hasPrefix(".\($0).") }) { unlink(file(name)) }
+            // `.NAME.PROCESS.ATTEMPT.tmp`
+            let written = name.dropFirst().split(separator: ".").dropLast(3).joined(separator: ".")
+            let isOurs = Name.all.contains { name.hasPrefix(".\($0).") } || Self.epoch(ofName: written) != nil
+            if isOurs { unlink(file(name)) }
         }
     }
 
@@ -416,6 +485,11 @@ public final class RunFolder {
             throw GraftError.cannotResume("the state was not kept by a run's folder", differences: [])
         }
         bestScore = score
+        kept = (state.notes[Self.keptNote] ?? "").split(separator: " ").compactMap { entry in
+            let parts = entry.split(separator: ":")
+            guard parts.count == 2, let epoch = Int(parts[0]), let score = Double(parts[1]) else { return nil }
+            return (score, epoch)
+        }
         removeLeftovers()
         isStateWhole = (try? TrainingState(contentsOf: file(Name.state))) != nil
         resumingAtStep = state.stepCount
@@ -424,16 +498,19 @@ public final class RunFolder {
         let stepLines = rows(of: Name.steps, below: state.stepCount)
         let epochLines = rows(of: Name.epochs, below: epochCount)
         stepRows = ([Self.stepHeader] + stepLines).joined(separator: "\n") + "\n"
-        epochRows = ([Self.epochHeader] + epochLines).joined(separator: "\n") + "\n"
+        epochRows = epochLines.map { $0 + "\n" }.joined()
         epochs = epochLines.compactMap { line in
             let fields = line.split(separator: ",", omittingEmptySubsequences: false)
-            guard fields.count == 6, let epoch = Int(fields[0]), let loss = Double(fields[1]),
+            guard fields.count >= 6, let epoch = Int(fields[0]), let loss = Double(fields[1]),
                 let accuracy = Double(fields[2]), let seconds = Double(fields[5])
             else { return nil }
             return EpochSummary(
                 epoch: epoch, trainLoss: loss, trainAccuracy: accuracy, validationLoss: Double(fields[3]),
-                validationAccuracy: Double(fields[4]), seconds: seconds)
+                validationAccuracy: Double(fields[4]), seconds: seconds,
+                averagedValidationLoss: fields.count > 7 ? Double(fields[6]) : nil,
+                averagedValidationAccuracy: fields.count > 7 ? Double(fields[7]) : nil)
         }
+        keepsAverage = epochLines.contains { $0.split(separator: ",", omittingEmptySubsequences: false).count > 7 }
         return [
             (Name.steps, stepLines.count, state.stepCount), (Name.epochs, epochLines.count, epochCount),
         ]

@@ -85,22 +85,38 @@ enum RunSettings {
             (unfreezeAtStep, text(options.unfreezeAtStep.map { ($0.step, $0.selector) })),
         ]
         switch trainer.loss {
-        case .crossEntropy(let smoothing): list.append(("--label-smoothing", "\(smoothing)"))
+        case .crossEntropy(let smoothing, let weights):
+            list.append(("--label-smoothing", "\(smoothing)"))
+            list.append(("--class-weights", weights.isEmpty ? "alike" : weights.map { "\($0)" }.joined(separator: ",")))
+        }
+        let groups = trainer.groups
+        list += [
+            ("--layer-decay", groups.layerDecay.map { "\($0)" } ?? "1"),
+            ("--no-decay-bias-norm", groups.decaysBiasesAndNorms ? "off" : "on"),
+            ("--clip-norm", trainer.clipNorm.map { "\($0)" } ?? "off"),
+            ("--ema", trainer.averageDecay.map { "\($0)" } ?? "off"),
+            ("--accumulate", "\(options.accumulatedBatches)"),
+            ("--early-stop", options.earlyStopPatience.map { "\($0)" } ?? "off"),
+            ("--mixup", "\(options.mixup)"), ("--cutmix", "\(options.cutMix)"),
+            ("--sampler", options.sampler.rawValue),
+        ]
+        func rates(_ base: Double) -> String {
+            (["\(base)"] + groups.rates.map { "\($0.selector):\($0.learningRate)" }).joined(separator: ",")
         }
         switch trainer.optimizer {
         case .sgd(let rate, let momentum, let weightDecay, let nesterov):
             list += [
-                ("--optimizer", "sgd"), ("--learning-rate", "\(rate)"), ("--momentum", "\(momentum)"),
+                ("--optimizer", "sgd"), ("--learning-rate", rates(rate)), ("--momentum", "\(momentum)"),
                 ("--weight-decay", "\(weightDecay)"), ("--nesterov", nesterov ? "on" : "off"),
             ]
         case .adam(let rate, let weightDecay):
             list += [
-                ("--optimizer", "adam"), ("--learning-rate", "\(rate)"),
+                ("--optimizer", "adam"), ("--learning-rate", rates(rate)),
                 ("--weight-decay", "\(weightDecay)"),
             ]
         case .adamW(let rate, let weightDecay):
             list += [
-                ("--optimizer", "adamw"), ("--learning-rate", "\(rate)"),
+                ("--optimizer", "adamw"), ("--learning-rate", rates(rate)),
                 ("--weight-decay", "\(weightDecay)"),
             ]
         }

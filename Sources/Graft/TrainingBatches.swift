@@ -58,7 +58,9 @@ final class TrainingBatches {
         self.batchSize = batchSize
         self.cache = cache
         self.fill = fill
-        let wanted = cache.map { cache in order.filter { !cache.isSettled($0) } } ?? order
+        // Where an image comes twice, it is decoded for its first place.
+        var asked: Set<Int> = []
+        let wanted = cache.map { cache in order.filter { !cache.isSettled($0) && asked.insert($0).inserted } } ?? order
         var options = options
         if let disk = cache?.disk { options.isKnown = { disk.isKnown($0, $1) } }
         fillSize = options.batchSize

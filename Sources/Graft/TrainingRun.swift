@@ -15,7 +15,7 @@ import Synchronization
 /// ```
 ///
 /// The training has a thread of its own and stands still while the body of the loop runs, as it does in the callback of
-/// ``Trainer/fit(_:validation:options:onEvent:)``: within the body the trainer may be asked for its model, and more of it
+/// ``Trainer/fit(_:validation:options:resuming:onEvent:)``: within the body the trainer may be asked for its model, and more of it
 /// unfrozen. No thread of the concurrency runtime waits for the device.
 ///
 /// When the task is cancelled, the current step is finished and the loop ends with `CancellationError`; a loop that is left
@@ -43,7 +43,7 @@ public struct TrainingRun: AsyncSequence {
         /// - Parameter actor: the caller's isolation, which is kept.
         /// - Returns: the event; nil when the run is done.
         /// - Throws: `CancellationError` when the task was cancelled, else what
-        ///   ``Trainer/fit(_:validation:options:onEvent:)`` throws.
+        ///   ``Trainer/fit(_:validation:options:resuming:onEvent:)`` throws.
         public mutating func next(isolation actor: isolated (any Actor)?) async throws -> TrainingEvent? {
             try await thread.next(isolation: actor)
         }
@@ -54,7 +54,7 @@ public struct TrainingRun: AsyncSequence {
 }
 
 extension Trainer {
-    /// Trains over epochs, as ``fit(_:validation:options:onEvent:)`` does, and gives the events as they come.
+    /// Trains over epochs, as ``fit(_:validation:options:resuming:onEvent:)`` does, and gives the events as they come.
     ///
     /// - Parameters:
     ///   - data: the training images.

@@ -33,7 +33,15 @@ public struct TrainingState: Sendable {
         var seconds = 0.0
     }
 
+    /// What waits for the validation loss.
+    struct PatienceState: Sendable, Equatable, Codable {
+        var plateau = Plateau()
+        var waiting = Patience()
+        var bestEpoch = 0
+    }
+
     var sums = EpochSums()
+    var patience = PatienceState()
     /// What the trainer itself holds.
     var trainer = Trainer.Snapshot()
     /// A number for the content of every image, in the order of the data; the first of them for training.
@@ -75,6 +83,7 @@ extension TrainingState {
         static let cohorts = "cohorts"
         static let program = "program"
         static let numbers = "numbers"
+        static let patience = "patience"
         static let weights = "weights/"
         static let optimizer = "optimizer/"
         static let extra = "extra/"
@@ -123,6 +132,7 @@ extension TrainingState {
         var metadata = [
             "format": "pt", Key.format: Key.formatVersion, Key.program: program,
             Key.settings: try json(settings.map { [$0.name, $0.value] }),
+            Key.patience: try json(patience),
             Key.cohorts: try json(trainer.cohorts.map { Cohort(names: $0.names, steps: $0.steps) }),
             Key.numbers: try json(
                 Numbers(
@@ -210,6 +220,7 @@ extension TrainingState {
             loss: try double(numbers.lossSum), correct: try double(numbers.correctSum),
             count: numbers.imageCount,
             seconds: try double(numbers.seconds))
+        patience = try decode(PatienceState.self, Key.patience)
         program = metadata[Key.program] ?? ""
         settings = try decode([[String]].self, Key.settings).map { pair in
             guard pair.count == 2 else {

@@ -5,9 +5,10 @@ import Graft
 enum CommandLineTool {
     static let commands: [Command] = [
         DevicesCommand.command, ModelsCommand.command, SummaryCommand.command, TrainCommand.command,
-        ReportCommand.command, EvaluateCommand.command, PredictCommand.command, ExplainCommand.command,
-        ExtractCommand.command, ProbeCommand.command, ConvertCommand.command, BenchCommand.command, TuneCommand.command,
-        DoctorCommand.command, DemoCommand.command, CompletionsCommand.command,
+        FindLearningRateCommand.command, ReportCommand.command, EvaluateCommand.command, PredictCommand.command,
+        ExplainCommand.command, ExtractCommand.command, ProbeCommand.command, ConvertCommand.command,
+        BenchCommand.command, TuneCommand.command, DoctorCommand.command, DemoCommand.command,
+        CompletionsCommand.command,
     ]
 
     /// What `graft --version` prints: all that a report of an error should say of the program itself.

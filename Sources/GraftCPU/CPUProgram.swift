@@ -157,11 +157,11 @@ struct InstructionBinding {
         return workspaceAddress.assumingMemoryBound(to: Float.self)
     }
 
-    func cohort(_ index: Int) throws(DeviceError) -> CohortSlots {
-        guard index >= 0, index < memory.plan.cohorts.count else {
-            throw DeviceError.unsupported("cohort \(index) of \(memory.plan.cohorts.count) is to be updated")
+    private func slabs(of primitive: Primitive) throws(DeviceError) -> CohortSlots {
+        guard let slabs = try primitive.slabs(of: memory.plan) else {
+            throw DeviceError.unsupported("\(node) works on no slab")
         }
-        return memory.plan.cohorts[index]
+        return slabs
     }
 
     func pointer(_ slot: Slot) throws(DeviceError) -> UnsafeMutablePointer<Float> {
@@ -226,9 +226,17 @@ struct InstructionBinding {
             try bindSubsampleAndPad(shape, stride: stride, before: before, after: after)
         case .subsampleAndPadGradient(let shape, let stride, let before, let after):
             try bindSubsampleAndPadGradient(shape, stride: stride, before: before, after: after)
-        case .softmaxCrossEntropy(let batch, let classes, let labelSmoothing):
-            try bindSoftmaxCrossEntropy(batch: batch, classes: classes, labelSmoothing: labelSmoothing)
-        case .optimizerUpdate(let rule, let cohort): try bindOptimizerUpdate(rule, cohort: cohort)
+        case .softmaxCrossEntropy(let batch, let classes, let labelSmoothing, let targets):
+            try bindSoftmaxCrossEntropy(
+                batch: batch, classes: classes, labelSmoothing: labelSmoothing, targets: targets)
+        case .optimizerUpdate(let rule, let cohort):
+            try bindOptimizerUpdate(rule, cohort: cohort, slabs: slabs(of: primitive))
+        case .gradientAccumulation(let state):
+            try bindGradientAccumulation(state: state, slabs: slabs(of: primitive))
+        case .gradientNorm(let maximum): try bindGradientNorm(maximum: maximum, slabs: slabs(of: primitive))
+        case .gradientScaling: try bindGradientScaling(slabs: slabs(of: primitive))
+        case .weightAveraging(let state, let decay):
+            try bindWeightAveraging(state: state, decay: decay, slabs: slabs(of: primitive))
         }
     }
 }

@@ -142,10 +142,11 @@ extension InstructionBinding {
         }
     }
 
-    mutating func bindOptimizerUpdate(_ rule: OptimizerRule, cohort index: Int) throws(DeviceError) {
+    mutating func bindOptimizerUpdate(
+        _ rule: OptimizerRule, cohort index: Int, slabs cohort: CohortSlots
+    ) throws(DeviceError) {
         let kernels = kernels
         let step = step
-        let cohort = try cohort(index)
         guard cohort.states.count >= rule.stateCount else {
             throw DeviceError.unsupported(
                 "the optimizer keeps \(rule.stateCount) state values per parameter, the plan has \(cohort.states.count)"

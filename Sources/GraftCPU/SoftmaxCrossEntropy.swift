@@ -11,7 +11,9 @@ import GraftGraph
 
 extension InstructionBinding {
     /// In double: a batch has few logits, and small losses keep their digits.
-    mutating func bindSoftmaxCrossEntropy(batch: Int, classes: Int, labelSmoothing: Float) throws(DeviceError) {
+    mutating func bindSoftmaxCrossEntropy(
+        batch: Int, classes: Int, labelSmoothing: Float, targets: LossTargets
+    ) throws(DeviceError) {
         guard batch > 0, classes > 0 else {
             throw DeviceError.unsupported(
                 "\(node) has \(batch) samples of \(classes) classes; at least one of each is needed")
@@ -20,6 +22,9 @@ extension InstructionBinding {
         let labels = try integerInput(1)
         let gradient = try output(0)
         let metrics = try output(1)
+        let second = targets.isMixed ? try integerInput(2) : nil
+        let shares = targets.isMixed ? try input(3) : nil
+        let weights = targets.isWeighted ? try input(targets.isMixed ? 4 : 2) : nil
         let partials = try workspace(floatCount: batch * 4)
         let results = UnsafeMutableRawPointer(partials).assumingMemoryBound(to: Double.self)
         let smoothing = Double(labelSmoothing)
@@ -47,11 +52,46 @@ extension InstructionBinding {
             let label = Int(labels[sample])
             let isValid = label >= 0 && label < classes
             let own = isValid ? Double(logits[place(label)]) - largest : .nan
+            let sum = 1 + others
+            if targets != .labels {
+                let other = second.map { Int($0[sample]) } ?? label
+                let share = shares.map { Double($0[sample]) } ?? 1
+                let areValid = isValid && other >= 0 && other < classes
+                func pull(_ index: Int) -> Double {
+                    let hard = (index == label ? share : 0) + (index == other ? 1 - share : 0)
+                    let target = (1 - smoothing) * hard + smoothing / Double(classes)
+                    return target * (weights.map { Double($0[index]) } ?? 1)
+                }
+                var denominator = Double(batch)
+                if let weights, !targets.isMixed {
+                    denominator = (0..<batch).reduce(0) { sum, index in
+                        let label = Int(labels[index])
+                        return sum + (label >= 0 && label < classes ? Double(weights[label]) : .nan)
+                    }
+                }
+                var loss = 0.0
+                var mass = 0.0
+                for index in 0..<classes {
+                    let share = pull(index)
+                    mass += share
+                    if share != 0 { loss += share * (logSum - (Double(logits[place(index)]) - largest)) }
+                }
+                results[sample * 2] = areValid ? loss * Double(batch) / denominator : .nan
+                results[sample * 2 + 1] = best == (share >= 0.5 ? label : other) ? 1 : 0
+                for index in 0..<blocks * 16 {
+                    guard index < classes else {
+                        gradient[place(index)] = 0
+                        continue
+                    }
+                    let probability = exp(Double(logits[place(index)]) - largest) / sum
+                    gradient[place(index)] = Float((probability * mass - pull(index)) / denominator)
+                }
+                return
+            }
             let loss =
                 (1 - smoothing) * (logSum - own) + (smoothing == 0 ? 0 : smoothing * (logSum - total / Double(classes)))
             results[sample * 2] = loss
             results[sample * 2 + 1] = best == label ? 1 : 0
-            let sum = 1 + others
             for index in 0..<blocks * 16 {
                 guard index < classes else {
                     gradient[place(index)] = 0

@@ -19,7 +19,8 @@ extension Primitive {
         case .batchNormalizationTrainingGradient(let shape): shape.blocks * PlaneChunks(shape).count * 32
         case .layerNormalizationGradient(let shape, _): LayerNormalizationSplit(shape).workspaceFloatCount(shape)
         case .layerScaleGradient(let shape): shape.blocks * shape.batch * 16
-        case .softmaxCrossEntropy(let batch, _, _): batch * 4
+        case .softmaxCrossEntropy(let batch, _, _, _): batch * 4
+        case .gradientNorm: GradientNorm.partialCount * 16
         case .imageNormalization, .batchNormalizationInference, .batchNormalizationReplay,
             .batchNormalizationInferenceGradient, .relu,
             .reluGradient, .layerNormalization, .layerScale, .activation, .activationGradient, .channelScale,
@@ -27,7 +28,7 @@ extension Primitive {
             .maxPooling, .maxPoolingGradient, .averagePooling,
             .averagePoolingGradient, .adaptiveAveragePooling, .adaptiveAveragePoolingGradient, .add, .concatenation,
             .channelSlice, .dropout, .flatten, .flattenGradient, .subsampleAndPad, .subsampleAndPadGradient,
-            .optimizerUpdate:
+            .optimizerUpdate, .gradientAccumulation, .gradientScaling, .weightAveraging:
             0
         }
     }

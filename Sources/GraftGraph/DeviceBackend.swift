@@ -92,7 +92,8 @@ package protocol DeviceBackend: AnyObject {
     var alignment: Int { get }
     /// No arena may be larger.
     var maximumArenaByteCount: Int { get }
-    /// Allocates a plan's arenas, once. Contents are undefined, except that optimizer state is zero.
+    /// Allocates a plan's arenas, once. Contents are undefined, except that gradients and optimizer state are zero:
+    /// what lies between the gradients of two parameters stays so.
     func allocate(_ plan: MemoryPlan) throws(DeviceError) -> any DeviceMemory
     /// Chooses algorithms, builds kernels, binds arguments. `program` is number `index` of those the plan was made for.
     func prepare(_ program: Program, index: Int, memory: any DeviceMemory) throws(DeviceError) -> any PreparedProgram

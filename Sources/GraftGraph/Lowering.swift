@@ -7,6 +7,8 @@ package struct LoweringOptions: Sendable {
         case inference
         /// Forward, loss, backward, update.
         case training
+        /// The update alone, from accumulated gradients.
+        case update
     }
 
     /// How images come in.
@@ -25,12 +27,29 @@ package struct LoweringOptions: Sendable {
     /// Trainable parameters by cohort: those of one cohort became trainable at the same step. Inference programs that
     /// share memory with a training program name the same cohorts.
     package var cohorts: [[String]] = []
+    /// Training: the update's part is left to a program of its own (``Mode/update``); gradients are accumulated instead.
+    package var accumulates = false
+    /// Training: gradients are scaled so that their norm does not exceed this.
+    package var maximumGradientNorm: Float?
+    /// Training: how slowly the average of the weights follows them. Running statistics that training moves are averaged too;
+    /// they lie in a last cohort of their own, which no optimizer updates.
+    package var averageDecay: Float?
+    package var targets = LossTargets.labels
+    /// By class, where ``targets`` are weighted.
+    package var classWeights: [Float] = []
     package var frozenStatistics: FrozenStatistics = .keep
     package var dropout = true
     package var labelSmoothing: Float = 0
     package var optimizer: OptimizerRule = .sgd(momentum: true, nesterov: false)
     /// Whether convolutions may be summed by ``Winograd``'s transforms where they are the faster way.
     package var allowsWinograd = true
+    /// State slabs: those of the optimizer's rule, the weights' average, the accumulated gradients.
+    package var stateCount: Int { accumulationState + (accumulates ? 1 : 0) }
+    /// The slab of the average.
+    package var averageState: Int { optimizer.stateCount }
+    /// The slab of accumulated gradients.
+    package var accumulationState: Int { optimizer.stateCount + (averageDecay == nil ? 0 : 1) }
+
     /// Inference: nodes whose values the host reads, by the name they are asked for. Empty means the logits.
     package var outputs: [String] = []
     /// Nodes whose values the host writes, as inputs of these names (``Frontier/nodes``); what lies before them is left
@@ -62,6 +81,7 @@ extension Program {
         switch options.mode {
         case .inference: try lowering.lowerInference()
         case .training: try lowering.lowerTraining()
+        case .update: lowering.lowerUpdate()
         }
         self = lowering.program
     }
@@ -88,6 +108,8 @@ private struct Lowering {
     let shapes: [ActivationShape]
     let plan: FreezeAnalysis
     let cohortOf: [String: Int]
+    /// Running statistics that are averaged.
+    let averagedStatistics: Set<String>
     let needed: [Bool]
     let requested: Set<Int>
     let frontier: Set<Int>
@@ -124,6 +146,13 @@ private struct Lowering {
         plan = FreezeAnalysis(
             graph, trainable: Set(cohortOf.keys), frozenStatistics: options.frozenStatistics,
             gradientSource: gradientSource)
+        averagedStatistics =
+            options.averageDecay == nil
+            ? []
+            : Set(
+                zip(graph.nodes, plan.nodes).filter { $1.usesBatchStatistics }.flatMap {
+                    ["\($0.0.module).running_mean", "\($0.0.module).running_var"]
+                })
         var wanted: Set<Int> = [graph.outputIndex]
         if options.mode == .inference, !options.outputs.isEmpty {
             wanted = []
@@ -236,6 +265,8 @@ private struct Lowering {
         let storage: ValueStorage =
             if let cohort = cohortOf[name] {
                 .parameter(key: name, source: .tensor(name), cohort: cohort)
+            } else if averagedStatistics.contains(name) {
+                .parameter(key: name, source: .tensor(name), cohort: options.cohorts.count)
             } else {
                 .constant(key: name, source: .tensor(name))
             }
@@ -556,13 +587,49 @@ private struct Lowering {
         let gradient = program.add(.activation(shape), .transient, "d logits")
         program.inputs["labels"] = labels
         program.outputs["metrics"] = metrics
+        var operands = [logits, labels]
+        if options.targets.isMixed {
+            let second = program.add(.labels(batch: options.batch), .input, "second labels")
+            let shares = program.add(.channelVector(options.batch), .input, "shares")
+            program.inputs["second labels"] = second
+            program.inputs["shares"] = shares
+            operands += [second, shares]
+        }
+        if options.targets.isWeighted {
+            guard options.classWeights.count == shape.channels else {
+                throw .shapeMismatch(
+                    node: graph.nodes[graph.outputIndex].name,
+                    message: "\(options.classWeights.count) class weights for \(shape.channels) classes")
+            }
+            operands.append(
+                constant("class weights", .channelVector(shape.channels), .numbers(options.classWeights)))
+        }
         program.append(
-            .softmaxCrossEntropy(batch: options.batch, classes: shape.channels, labelSmoothing: options.labelSmoothing),
-            [logits, labels], [gradient, metrics], node: "loss")
+            .softmaxCrossEntropy(
+                batch: options.batch, classes: shape.channels, labelSmoothing: options.labelSmoothing,
+                targets: options.targets), operands, [gradient, metrics], node: "loss")
         gradientOf[graph.outputIndex] = gradient
         for group in groups.reversed() { lowerBackward(group) }
+        if options.accumulates {
+            program.append(.gradientAccumulation(state: options.accumulationState), [], [], node: "accumulation")
+        } else {
+            lowerUpdate()
+        }
+    }
+
+    /// From gradients to weights: clipping over all cohorts, the rule for each, the average over all.
+    mutating func lowerUpdate() {
+        if let maximum = options.maximumGradientNorm {
+            let norm = program.add(.channelVector(2), .output, "gradient norm")
+            program.outputs["gradient norm"] = norm
+            program.append(.gradientNorm(maximum: maximum), [], [norm], node: "clipping")
+            program.append(.gradientScaling, [norm], [], node: "clipping")
+        }
         for cohort in options.cohorts.indices where !options.cohorts[cohort].isEmpty {
             program.append(.optimizerUpdate(options.optimizer, cohort: cohort), [], [], node: "optimizer")
+        }
+        if let decay = options.averageDecay {
+            program.append(.weightAveraging(state: options.averageState, decay: decay), [], [], node: "average")
         }
     }
 

@@ -84,6 +84,16 @@ package struct MemoryPlan: Sendable {
     package private(set) var states: [String: [Slot]] = [:]
     /// By cohort index.
     package private(set) var cohorts: [CohortSlots] = []
+    /// The ranges of all cohorts together, which lie one behind the other; nil where nothing trains.
+    package var slabs: CohortSlots? {
+        guard let first = cohorts.first, let last = cohorts.last else { return nil }
+        func whole(_ first: Slot, _ last: Slot) -> Slot {
+            Slot(arena: first.arena, offset: first.offset, byteCount: last.offset + last.byteCount - first.offset)
+        }
+        return CohortSlots(
+            parameters: whole(first.parameters, last.parameters), gradients: whole(first.gradients, last.gradients),
+            states: zip(first.states, last.states).map(whole))
+    }
     /// Scratch for one instruction at a time.
     package private(set) var workspace: Slot?
     /// Largest sum of bytes of transients alive at once, over all programs: no plan can need less.

@@ -44,6 +44,22 @@ package enum OptimizerRule: Hashable, Sendable {
     }
 }
 
+/// What the targets of a loss are besides one label for each image.
+package struct LossTargets: Hashable, Sendable {
+    /// Each image has a second label, and the share of the first: `target = (1−s)·(share·onehot(a) + (1−share)·onehot(b)) + s/classes`.
+    package var isMixed: Bool
+    /// Each class has a weight; with one label the mean divides by the labels' weights, as `torch.nn.CrossEntropyLoss` does.
+    package var isWeighted: Bool
+
+    package init(isMixed: Bool = false, isWeighted: Bool = false) {
+        self.isMixed = isMixed
+        self.isWeighted = isWeighted
+    }
+
+    /// One label each, classes alike.
+    package static let labels = LossTargets()
+}
+
 /// Everything that a device can be asked to do. Closed on purpose: backends `switch` over it without `default:`.
 ///
 /// Operands are listed as `inputs → outputs`. Activations are `a[N,C,H,W]`, weights `w`, channel vectors `v[C]`.
@@ -136,10 +152,27 @@ package enum Primitive: Hashable, Sendable {
 
     /// `logits a[N,classes,1,1], labels int32[N] → dlogits a, metrics[2]`: metrics = mean loss, count of correct arg-max (first on ties).
     /// `dlogits = (softmax − target) / N`, `target = (1−s)·onehot + s/classes`. The loss is `log1p(Σ_{j≠max} e^{x_j−max}) − …`, exact for small losses.
-    case softmaxCrossEntropy(batch: Int, classes: Int, labelSmoothing: Float)
+    ///
+    /// Mixed targets have the further inputs `second labels int32[N], shares v[N]`; the prediction is held against the label
+    /// with the larger share. Weighted ones have `weights v[classes]` last: with `u = weights · target`,
+    /// `loss = Σ_j u_j·(log Σ − x_j) / D` and `dlogits = (softmax·Σu − u) / D`, where D is N for mixed targets and else the
+    /// sum of the labels' weights.
+    case softmaxCrossEntropy(batch: Int, classes: Int, labelSmoothing: Float, targets: LossTargets = .labels)
 
     /// No operands: updates the slab range of one cohort (see ``MemoryPlan/cohorts``) from its gradients, in one launch.
     case optimizerUpdate(OptimizerRule, cohort: Int)
+    /// No operands, all cohorts: `sum = share ≥ 1 ? g : sum + share·(g − sum); g = sum`, where `sum` is the state slab of this
+    /// number and the share comes with the step (``StepConstants/accumulationShare``): the running mean of the gradients of
+    /// several batches.
+    case gradientAccumulation(state: Int)
+    /// `→ v[2]`, from the gradients of all cohorts: their Euclidean norm, and what they are to be multiplied with so that it
+    /// does not exceed the maximum: `min(1, maximum / (norm + 1e-6))` (`torch.nn.utils.clip_grad_norm_`). A fixed order of
+    /// summation.
+    case gradientNorm(maximum: Float)
+    /// `v[2] →`: the gradients of all cohorts times the vector's second element.
+    case gradientScaling
+    /// No operands, all cohorts: `average += (1 − decay)·(w − average)`, where `average` is the state slab of this number.
+    case weightAveraging(state: Int, decay: Float)
 }
 
 extension Primitive {
@@ -153,7 +186,7 @@ extension Primitive {
         case channelSlice, dropout, flatten, flattenGradient, subsampleAndPad, subsampleAndPadGradient
         case activation, activationGradient, channelScale, channelScaleGradient, stochasticDepth
         case layerNormalization, layerNormalizationGradient, layerScale, layerScaleGradient
-        case softmaxCrossEntropy, optimizerUpdate
+        case softmaxCrossEntropy, optimizerUpdate, gradientAccumulation, gradientNorm, gradientScaling, weightAveraging
     }
 
     /// The name of this primitive.
@@ -196,6 +229,10 @@ extension Primitive {
         case .subsampleAndPadGradient: .subsampleAndPadGradient
         case .softmaxCrossEntropy: .softmaxCrossEntropy
         case .optimizerUpdate: .optimizerUpdate
+        case .gradientAccumulation: .gradientAccumulation
+        case .gradientNorm: .gradientNorm
+        case .gradientScaling: .gradientScaling
+        case .weightAveraging: .weightAveraging
         }
     }
 
@@ -212,8 +249,33 @@ extension Primitive {
             .averagePoolingGradient, .adaptiveAveragePooling, .adaptiveAveragePoolingGradient, .concatenation,
             .channelSlice, .channelScaleGradient, .layerNormalization, .layerNormalizationGradient, .layerScaleGradient,
             .flatten, .flattenGradient, .subsampleAndPad,
-            .subsampleAndPadGradient, .softmaxCrossEntropy, .optimizerUpdate:
+            .subsampleAndPadGradient, .softmaxCrossEntropy, .optimizerUpdate, .gradientAccumulation, .gradientNorm,
+            .gradientScaling, .weightAveraging:
             []
+        }
+    }
+
+    /// The ranges of parameters, gradients and state that a primitive works on besides its operands.
+    package func slabs(of plan: MemoryPlan) throws(DeviceError) -> CohortSlots? {
+        switch self {
+        case .optimizerUpdate(_, let cohort):
+            guard plan.cohorts.indices.contains(cohort) else {
+                throw .unsupported("the memory plan has no cohort \(cohort)")
+            }
+            return plan.cohorts[cohort]
+        case .gradientAccumulation, .gradientNorm, .gradientScaling, .weightAveraging:
+            guard let slabs = plan.slabs else { throw .unsupported("the memory plan has nothing that trains") }
+            return slabs
+        case .imageNormalization, .convolution, .convolutionInputGradient, .convolutionWeightGradient, .channelSum,
+            .batchNormalizationTraining, .batchNormalizationInference, .batchNormalizationReplay,
+            .batchNormalizationTrainingGradient, .batchNormalizationInferenceGradient, .relu, .reluGradient,
+            .maxPooling,
+            .maxPoolingGradient, .averagePooling, .averagePoolingGradient, .adaptiveAveragePooling,
+            .adaptiveAveragePoolingGradient, .add, .concatenation, .channelSlice, .dropout, .flatten, .flattenGradient,
+            .subsampleAndPad, .subsampleAndPadGradient, .activation, .activationGradient, .channelScale,
+            .channelScaleGradient, .stochasticDepth, .layerNormalization, .layerNormalizationGradient, .layerScale,
+            .layerScaleGradient, .softmaxCrossEntropy:
+            return nil
         }
     }
 }

@@ -47,6 +47,8 @@ package enum ParameterSource: Hashable, Sendable {
     case foldedWeight(convolution: String, batchNormalization: String, epsilon: Float)
     /// `beta + (bias − mean) · gamma / √(variance + epsilon)`.
     case foldedBias(convolution: String, batchNormalization: String, epsilon: Float)
+    /// These numbers.
+    case numbers([Float])
 }
 
 /// How long a value lives and who owns its memory.
@@ -153,9 +155,12 @@ package struct StepConstants: Sendable {
     package var dropoutKey: UInt64 = 0
     /// By cohort index.
     package var cohorts: [CohortConstants] = []
+    /// This batch's share of the images whose gradients are accumulated, itself included; 1 begins anew.
+    package var accumulationShare: Float = 1
 
-    package init(dropoutKey: UInt64 = 0, cohorts: [CohortConstants] = []) {
+    package init(dropoutKey: UInt64 = 0, cohorts: [CohortConstants] = [], accumulationShare: Float = 1) {
         self.dropoutKey = dropoutKey
         self.cohorts = cohorts
+        self.accumulationShare = accumulationShare
     }
 }

@@ -40,7 +40,8 @@ extension Primitive {
             .activation, .activationGradient, .channelScale, .channelScaleGradient, .stochasticDepth,
             .maxPooling, .maxPoolingGradient, .averagePooling, .averagePoolingGradient, .adaptiveAveragePooling,
             .adaptiveAveragePoolingGradient, .add, .concatenation, .channelSlice, .dropout, .flatten,
-            .flattenGradient, .subsampleAndPad, .subsampleAndPadGradient, .softmaxCrossEntropy, .optimizerUpdate:
+            .flattenGradient, .subsampleAndPad, .subsampleAndPadGradient, .softmaxCrossEntropy, .optimizerUpdate,
+            .gradientAccumulation, .gradientNorm, .gradientScaling, .weightAveraging:
             nil
         }
     }
@@ -56,6 +57,19 @@ extension Program {
             }
             // Parameters and state are read and written, gradients read.
             return parameters * (3 + 2 * rule.stateCount)
+        }
+        var slabByteCount: Int {
+            values.reduce(0) { sum, value in
+                guard case .parameter = value.storage else { return sum }
+                return sum + value.kind.hostByteCount
+            }
+        }
+        switch instruction.primitive.kind {
+        case .gradientAccumulation: return 4 * slabByteCount
+        case .gradientNorm: return slabByteCount + 8
+        case .gradientScaling: return 2 * slabByteCount + 8
+        case .weightAveraging: return 3 * slabByteCount
+        default: break
         }
         return (instruction.inputs + instruction.outputs).reduce(0) { $0 + self[$1].kind.hostByteCount }
     }
@@ -100,8 +114,9 @@ extension Primitive {
             .flattenGradient(let shape), .subsampleAndPad(let shape, _, _, _),
             .subsampleAndPadGradient(let shape, _, _, _):
             shape.description
-        case .softmaxCrossEntropy(let batch, let classes, _): "[\(batch), \(classes)]"
+        case .softmaxCrossEntropy(let batch, let classes, _, _): "[\(batch), \(classes)]"
         case .optimizerUpdate(_, let cohort): "cohort \(cohort)"
+        case .gradientAccumulation, .gradientNorm, .gradientScaling, .weightAveraging: "all cohorts"
         }
     }
 }

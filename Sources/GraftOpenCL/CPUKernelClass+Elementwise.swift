@@ -1,7 +1,19 @@
 #if OpenCL
     import GraftGraph
 
-    /// `elementwise_cpu.cl`, `softmax_cross_entropy_cpu.cl` and `optimizer_cpu.cl`.
+    extension LossTargets {
+        /// What the loss kernels of both classes are built with.
+        var definitions: [KernelLaunch.Definition] {
+            self == .labels ? [] : [.init("MIXED", isMixed ? 1 : 0), .init("WEIGHTED", isWeighted ? 1 : 0)]
+        }
+
+        /// The operands behind logits and labels.
+        var operands: [KernelArgument] {
+            (isMixed ? [.input(2), .input(3)] : []) + (isWeighted ? [.input(isMixed ? 4 : 2)] : [])
+        }
+    }
+
+    /// `elementwise_cpu.cl`, `softmax_cross_entropy_cpu.cl`, `optimizer_cpu.cl` and `gradients_cpu.cl`.
     extension CPUKernelClass {
         private static let file = "elementwise_cpu"
         /// Vectors of 16 floats per work-item: 64 KiB of each operand.
@@ -158,15 +170,47 @@
 
         // MARK: Loss and update
 
-        func softmaxCrossEntropy(_ batch: Int, _ classes: Int, _ labelSmoothing: Float) -> LaunchPlan {
+        func softmaxCrossEntropy(
+            _ batch: Int, _ classes: Int, _ labelSmoothing: Float, _ targets: LossTargets
+        ) -> LaunchPlan {
             var plan = LaunchPlan()
             let partial = plan.takeWorkspace(floats: batch * 2)
             plan.launch(
-                "softmax_cross_entropy_cpu", "softmax_cross_entropy", [],
-                [.input(0), .input(1), .output(0), partial] + integers(classes) + [.float32(labelSmoothing)],
+                "softmax_cross_entropy_cpu", "softmax_cross_entropy", targets.definitions,
+                [.input(0), .input(1), .output(0), partial] + targets.operands + integers(classes)
+                    + [.float32(labelSmoothing)],
                 global: batch)
             plan.launch(
                 "softmax_cross_entropy_cpu", "mean_metrics", [], [partial, .output(1)] + integers(batch), global: 1)
+            return plan
+        }
+
+        /// One launch of a kernel of `gradients_cpu.cl` over the slabs of all cohorts.
+        func slabLaunch(
+            _ kernel: String, _ buffers: [KernelArgument], _ byteCount: Int, _ trailing: [KernelArgument] = []
+        ) -> LaunchPlan {
+            var plan = LaunchPlan()
+            let vectors = byteCount / 64
+            plan.launch(
+                "gradients_cpu", kernel, [], buffers + integers(vectors, Self.runVectors) + trailing,
+                global: ceilDivide(vectors, Self.runVectors))
+            return plan
+        }
+
+        /// Squares are summed in this many runs, whatever the device.
+        private static let normPartialCount = 256
+
+        func gradientNorm(_ maximum: Float, _ byteCount: Int) -> LaunchPlan {
+            var plan = LaunchPlan()
+            let partial = plan.takeWorkspace(floats: Self.normPartialCount * 16)
+            plan.launch(
+                "gradients_cpu", "square_sums", [],
+                [.cohortGradients, partial]
+                    + integers(byteCount / 64, ceilDivide(byteCount / 64, Self.normPartialCount)),
+                global: Self.normPartialCount)
+            plan.launch(
+                "gradients_cpu", "norm", [],
+                [partial, .output(0)] + integers(Self.normPartialCount) + [.float32(maximum)], global: 1)
             return plan
         }
 

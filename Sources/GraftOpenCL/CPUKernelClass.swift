@@ -170,10 +170,20 @@
             case .subsampleAndPadGradient(let shape, let stride, let before, let after):
                 try checked(shape, primitive)
                 return subsampleAndPadGradient(shape, stride, before, after)
-            case .softmaxCrossEntropy(let batch, let classes, let labelSmoothing):
-                return softmaxCrossEntropy(batch, classes, labelSmoothing)
+            case .softmaxCrossEntropy(let batch, let classes, let labelSmoothing, let targets):
+                return softmaxCrossEntropy(batch, classes, labelSmoothing, targets)
             case .optimizerUpdate(let rule, _):
                 return optimizerUpdate(rule, cohortByteCount)
+            case .gradientAccumulation(let state):
+                return slabLaunch(
+                    "accumulate", [.cohortGradients, .cohortState(state)], cohortByteCount, [.accumulationShare])
+            case .gradientNorm(let maximum): return gradientNorm(maximum, cohortByteCount)
+            case .gradientScaling:
+                return slabLaunch("scale_by_norm", [.cohortGradients, .input(0)], cohortByteCount)
+            case .weightAveraging(let state, let decay):
+                return slabLaunch(
+                    "average_weights", [.cohortParameters, .cohortState(state)], cohortByteCount,
+                    [.float32(1 - decay)])
             }
         }
 

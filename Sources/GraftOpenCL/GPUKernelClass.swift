@@ -160,14 +160,16 @@
             case .batchNormalizationTraining(let shape, _, _, _), .batchNormalizationTrainingGradient(let shape):
                 8 * shape.channels * chunks(shape)
             case .layerNormalizationGradient(let shape, _): layerNormalizationGradientWorkspaceByteCount(shape)
-            case .softmaxCrossEntropy(let batch, _, _): 8 * batch
+            case .softmaxCrossEntropy(let batch, _, _, _): 8 * batch
+            case .gradientNorm: 4 * Self.normPartialCount
             case .imageNormalization, .batchNormalizationInference, .batchNormalizationReplay,
                 .batchNormalizationInferenceGradient, .relu,
                 .reluGradient, .layerNormalization, .layerScale, .layerScaleGradient, .activation, .activationGradient,
                 .channelScale, .channelScaleGradient, .stochasticDepth,
                 .maxPooling, .maxPoolingGradient, .averagePooling, .averagePoolingGradient,
                 .adaptiveAveragePooling, .adaptiveAveragePoolingGradient, .add, .concatenation, .channelSlice, .dropout,
-                .flatten, .flattenGradient, .subsampleAndPad, .subsampleAndPadGradient, .optimizerUpdate:
+                .flatten, .flattenGradient, .subsampleAndPad, .subsampleAndPadGradient, .optimizerUpdate,
+                .gradientAccumulation, .gradientScaling, .weightAveraging:
                 0
             }
         }
@@ -310,9 +312,31 @@
             case .subsampleAndPadGradient(let shape, let stride, let before, let after):
                 let output = subsampledShape(shape, stride: stride, before: before, after: after)
                 return subsample("subsample_and_pad_gradient", shape, output, stride, before, count: shape.elementCount)
-            case .softmaxCrossEntropy(let batch, let classes, let labelSmoothing):
-                return softmaxCrossEntropy(batch: batch, classes: classes, labelSmoothing: labelSmoothing)
+            case .softmaxCrossEntropy(let batch, let classes, let labelSmoothing, let targets):
+                return softmaxCrossEntropy(
+                    batch: batch, classes: classes, labelSmoothing: labelSmoothing, targets: targets)
             case .optimizerUpdate(let rule, _): return optimizerUpdate(rule, count: cohortByteCount / 4)
+            case .gradientAccumulation(let state):
+                return [
+                    elementLaunch(
+                        "gradients_gpu", "accumulate", count: cohortByteCount / 4,
+                        [.cohortGradients, .cohortState(state)], trailing: [.accumulationShare],
+                        definitions: [.init("ITEMS", reductionItemCount)])
+                ]
+            case .gradientNorm(let maximum): return gradientNorm(maximum, count: cohortByteCount / 4)
+            case .gradientScaling:
+                return [
+                    elementLaunch(
+                        "gradients_gpu", "scale_by_norm", count: cohortByteCount / 4, [.cohortGradients, .input(0)],
+                        definitions: [.init("ITEMS", reductionItemCount)])
+                ]
+            case .weightAveraging(let state, let decay):
+                return [
+                    elementLaunch(
+                        "gradients_gpu", "average_weights", count: cohortByteCount / 4,
+                        [.cohortParameters, .cohortState(state)], trailing: [.float32(1 - decay)],
+                        definitions: [.init("ITEMS", reductionItemCount)])
+                ]
             }
         }
 
@@ -357,8 +381,9 @@
                 largest = max(
                     shape.elementCount,
                     subsampledShape(shape, stride: stride, before: before, after: after).elementCount)
-            case .softmaxCrossEntropy(let batch, let classes, _): largest = batch * classes
-            case .optimizerUpdate: largest = cohortByteCount / 4
+            case .softmaxCrossEntropy(let batch, let classes, _, _): largest = batch * classes
+            case .optimizerUpdate, .gradientAccumulation, .gradientNorm, .gradientScaling, .weightAveraging:
+                largest = cohortByteCount / 4
             }
             guard largest <= Self.maximumElementCount else {
                 throw DeviceError.unsupported(
@@ -489,6 +514,25 @@
                 definitions: [.init("LANES", lanes), .init("ITEMS", items)])
             launch.globalSize = [(count * lanes).roundedUp(to: items)]
             return [launch]
+        }
+
+        /// Squares are summed by this many groups, whatever the device.
+        static let normPartialCount = 256
+
+        private func gradientNorm(_ maximum: Float, count: Int) -> [KernelLaunch] {
+            let items = reductionItemCount
+            let partial = KernelArgument.workspace(offset: 0, byteCount: 4 * Self.normPartialCount)
+            let run = (count + Self.normPartialCount - 1) / Self.normPartialCount
+            return [
+                KernelLaunch(
+                    file: "gradients_gpu", kernel: "square_sums", definitions: [.init("ITEMS", items)],
+                    arguments: [.cohortGradients, partial, .integer(count), .integer(run)],
+                    globalSize: [Self.normPartialCount * items], localSize: [items]),
+                KernelLaunch(
+                    file: "gradients_gpu", kernel: "norm", definitions: [.init("ITEMS", items)],
+                    arguments: [partial, .output(0), .integer(Self.normPartialCount), .float32(maximum)],
+                    globalSize: [items], localSize: [items]),
+            ]
         }
 
         /// One launch over the slab range of a cohort.

@@ -130,18 +130,21 @@
             ]
         }
 
-        func softmaxCrossEntropy(batch: Int, classes: Int, labelSmoothing: Float) -> [KernelLaunch] {
+        func softmaxCrossEntropy(
+            batch: Int, classes: Int, labelSmoothing: Float, targets: LossTargets
+        ) -> [KernelLaunch] {
             let items = reductionItemCount
             let rows = KernelArgument.workspace(offset: 0, byteCount: 8 * batch)
             return [
                 KernelLaunch(
-                    file: "softmax_cross_entropy_gpu", kernel: "softmax_rows", definitions: [.init("ITEMS", items)],
-                    arguments: [
-                        .input(0), .input(1), .output(0), rows, .integer(classes), .integer(batch),
-                        .float32(labelSmoothing),
+                    file: "softmax_cross_entropy_gpu", kernel: "softmax_rows",
+                    definitions: [.init("ITEMS", items)] + targets.definitions,
+                    arguments: [.input(0), .input(1), .output(0), rows] + targets.operands + [
+                        .integer(classes), .integer(batch), .float32(labelSmoothing),
                     ], globalSize: [batch * items], localSize: [items]),
                 KernelLaunch(
-                    file: "softmax_cross_entropy_gpu", kernel: "softmax_finish", definitions: [.init("ITEMS", items)],
+                    file: "softmax_cross_entropy_gpu", kernel: "softmax_finish",
+                    definitions: [.init("ITEMS", items)] + targets.definitions,
                     arguments: [rows, .output(1), .integer(batch)], globalSize: [items], localSize: [items]),
             ]
         }

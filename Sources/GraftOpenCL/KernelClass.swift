@@ -44,7 +44,7 @@
         case output(Int)
         /// A range of the plan's workspace; `offset` is a multiple of ``workspaceAlignment``.
         case workspace(offset: Int, byteCount: Int)
-        /// A slab range of the optimizer instruction's cohort.
+        /// A range of ``Primitive/slabs(of:)``: the optimizer's cohort, or all of them.
         case cohortParameters, cohortGradients, cohortState(Int)
         case int32(Int32)
         case uint32(UInt32)
@@ -53,6 +53,8 @@
         case dropoutKey(salt: UInt32)
         /// Set anew for each run from ``CohortConstants``: a `float`, except `isFirstStep`, an `int` that is 0 or 1.
         case cohortConstant(CohortConstant)
+        /// Set anew for each run: ``StepConstants/accumulationShare``.
+        case accumulationShare
         /// Local memory.
         case local(byteCount: Int)
 
@@ -102,8 +104,8 @@
         func channelOffset(of channels: Range<Int>, in shape: ActivationShape) -> Int?
         /// Scratch bytes of a primitive.
         func workspaceByteCount(for primitive: Primitive) -> Int
-        /// The launches of a primitive, in order; each sees the results of those before it. `cohort` is the byte count of
-        /// the cohort's slab range for ``Primitive/optimizerUpdate(_:cohort:)`` and 0 otherwise.
+        /// The launches of a primitive, in order; each sees the results of those before it. `cohortByteCount` is that
+        /// of the ranges of ``Primitive/slabs(of:)``, 0 where there are none.
         func launches(for primitive: Primitive, cohortByteCount: Int) throws(DeviceError) -> [KernelLaunch]
         /// Host layout to device layout.
         func pack(_ tensor: HostTensor, kind: ValueKind) throws(DeviceError) -> [UInt8]

@@ -40,7 +40,10 @@
             self.arenas = arenas
             self.pages = pages
             for (arena, handle) in zip(plan.arenas, arenas) {
-                if case .state = arena.role { try fill(handle, arena.byteCount, 0) }
+                switch arena.role {
+                case .state, .gradients: try fill(handle, arena.byteCount, 0)
+                case .constants, .parameters, .transients, .io, .workspace: break
+                }
             }
             try context.finish()
         }

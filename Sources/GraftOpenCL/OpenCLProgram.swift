@@ -19,6 +19,7 @@
         private enum ChangingArgument {
             case dropoutKey(salt: UInt32)
             case constant(KernelArgument.CohortConstant, cohort: Int)
+            case accumulationShare
         }
 
         private let context: OpenCLContext
@@ -41,12 +42,8 @@
             var cohortCount = 0
             let instructions = program.instructions
             for (position, instruction) in instructions.enumerated() {
-                var cohortByteCount = 0
+                let cohortByteCount = try instruction.primitive.slabs(of: plan)?.parameters.byteCount ?? 0
                 if case .optimizerUpdate(_, let cohort) = instruction.primitive {
-                    guard plan.cohorts.indices.contains(cohort) else {
-                        throw DeviceError.unsupported("the memory plan has no cohort \(cohort)")
-                    }
-                    cohortByteCount = plan.cohorts[cohort].parameters.byteCount
                     cohortCount = max(cohortCount, cohort + 1)
                 }
                 for launch in try kernels.launches(for: instruction.primitive, cohortByteCount: cohortByteCount)
@@ -100,11 +97,11 @@
                 case .workspace(let offset, let byteCount):
                     try setBuffer(kernel, argumentIndex, workspace(offset, byteCount, name), name)
                 case .cohortParameters:
-                    try setBuffer(kernel, argumentIndex, cohort(instruction, name).parameters, name)
+                    try setBuffer(kernel, argumentIndex, slabs(instruction, name).parameters, name)
                 case .cohortGradients:
-                    try setBuffer(kernel, argumentIndex, cohort(instruction, name).gradients, name)
+                    try setBuffer(kernel, argumentIndex, slabs(instruction, name).gradients, name)
                 case .cohortState(let state):
-                    let states = try cohort(instruction, name).states
+                    let states = try slabs(instruction, name).states
                     guard states.indices.contains(state) else {
                         throw DeviceError.unsupported(
                             "\(name) uses optimizer state \(state), the plan has \(states.count)")
@@ -119,6 +116,7 @@
                         throw DeviceError.unsupported("\(name) is no optimizer and has no constant \(constant)")
                     }
                     changing.append((argumentIndex, .constant(constant, cohort: cohort)))
+                case .accumulationShare: changing.append((argumentIndex, .accumulationShare))
                 case .local(let byteCount):
                     try context.check(
                         api.SetKernelArg(kernel.pointer, cl_uint(argumentIndex), byteCount, nil),
@@ -176,11 +174,11 @@
             return slots[operands[operand].index]
         }
 
-        private func cohort(_ instruction: Instruction, _ name: String) throws(DeviceError) -> CohortSlots {
-            guard case .optimizerUpdate(_, let cohort) = instruction.primitive else {
+        private func slabs(_ instruction: Instruction, _ name: String) throws(DeviceError) -> CohortSlots {
+            guard let slabs = try instruction.primitive.slabs(of: memory.plan) else {
                 throw DeviceError.unsupported("\(name) is no optimizer and has no cohort")
             }
-            return memory.plan.cohorts[cohort]
+            return slabs
         }
 
         private func workspace(_ offset: Int, _ byteCount: Int, _ name: String) throws(DeviceError) -> Slot {
@@ -304,6 +302,8 @@
                 case .dropoutKey(let salt):
                     let key = DropoutMask.key(step: constants.dropoutKey, salt: salt)
                     try setArgument(launch.kernel, position, key, launch.name)
+                case .accumulationShare:
+                    try setArgument(launch.kernel, position, constants.accumulationShare, launch.name)
                 case .constant(.isFirstStep, let cohort):
                     let flag: Int32 = constants.cohorts[cohort].isFirstStep ? 1 : 0
                     try setArgument(launch.kernel, position, flag, launch.name)

@@ -301,7 +301,8 @@ private final class SharedState: @unchecked Sendable {
 
     private func transformation(_ sampleIndex: Int, width: Int, height: Int) -> Transformation {
         options.augmentation.transformation(
-            seed: options.seed, epoch: options.epoch, sampleIndex: sampleIndex, width: width, height: height)
+            seed: options.seed, epoch: options.epoch, sampleIndex: sampleIndex, width: width, height: height,
+            imageSize: preprocessing.imageSize)
     }
 
     // The functions below give nil for a picture that is known; `asks` says whether that is asked of its content.

@@ -179,6 +179,8 @@ public struct ImagePreprocessing: Sendable, Hashable {
                 workspace: workspace)
         }
         if transformation.isMirrored { mirror(target) }
+        let square = PixelSquare(base: target, size: imageSize)
+        for operation in transformation.operations { square.apply(operation, mean: mean) }
     }
 
     private func mirror(_ pixels: UnsafeMutablePointer<UInt8>) {

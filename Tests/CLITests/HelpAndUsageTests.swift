@@ -3,8 +3,8 @@ import Testing
 
 @Suite struct HelpAndUsageTests {
     static let commands = [
-        "devices", "models", "summary", "train", "report", "evaluate", "predict", "explain", "extract", "probe",
-        "convert", "bench", "tune", "doctor", "demo", "completions",
+        "devices", "models", "summary", "train", "find-learning-rate", "report", "evaluate", "predict", "explain",
+        "extract", "probe", "convert", "bench", "tune", "doctor", "demo", "completions",
     ]
 
     @Test func theOverviewNamesEveryCommand() throws {

@@ -48,6 +48,7 @@ final class ReferenceMemory: DeviceMemory {
         self.plan = plan
         arenas = plan.arenas.map {
             if case .state = $0.role { return [UInt8](repeating: stateByte, count: $0.byteCount) }
+            if case .gradients = $0.role { return [UInt8](repeating: 0, count: $0.byteCount) }
             return [UInt8](repeating: 0xAB, count: $0.byteCount)
         }
     }
@@ -88,9 +89,14 @@ final class ReferencePrepared: PreparedProgram {
     func run(_ constants: StepConstants) throws(DeviceError) {
         let slots = memory.plan.slots[index]
         for instruction in program.instructions {
-            if case .optimizerUpdate(_, let cohort) = instruction.primitive {
+            switch instruction.primitive {
+            case .optimizerUpdate(_, let cohort):
                 try update(instruction.primitive, cohort, constants)
                 continue
+            case .gradientAccumulation, .gradientNorm, .gradientScaling, .weightAveraging:
+                try updateSlabs(instruction, constants)
+                continue
+            default: break
             }
             var inputs: [[Double]] = []
             for id in instruction.inputs {
@@ -124,6 +130,43 @@ final class ReferencePrepared: PreparedProgram {
             for slot in [slot, gradient] + states { inputs.append(try memory.read(kind: kind, from: slot).doubles) }
             let outputs = ReferenceExecutor.run(primitive, inputs, constants: constants)
             for (slot, output) in zip([slot] + states, outputs) { try write(output.values, kind, slot) }
+        }
+    }
+
+    private func updateSlabs(_ instruction: Instruction, _ constants: StepConstants) throws(DeviceError) {
+        let keys = memory.plan.gradients.keys.sorted()
+        var entries: [ReferenceExecutor.SlabEntry] = []
+        for key in keys {
+            guard let (slot, kind) = memory.plan.persistent[key], let gradient = memory.plan.gradients[key] else {
+                continue
+            }
+            var states: [[Double]] = []
+            for state in memory.plan.states[key] ?? [] {
+                states.append(try memory.read(kind: kind, from: state).doubles)
+            }
+            entries.append(
+                .init(
+                    parameter: try memory.read(kind: kind, from: slot).doubles,
+                    gradient: try memory.read(kind: kind, from: gradient).doubles, states: states))
+        }
+        var operands: [[Double]] = []
+        for id in instruction.inputs {
+            operands.append(
+                try memory.read(kind: program[id].kind, from: memory.plan.slots[index][id.index]).doubles)
+        }
+        let outputs = ReferenceExecutor.slabs(
+            instruction.primitive, entries, operands: operands, constants: constants)
+        for (key, result) in zip(keys, outputs.parameters) {
+            guard let kind = memory.plan.persistent[key]?.kind, let gradient = memory.plan.gradients[key] else {
+                continue
+            }
+            try write(result.gradient.values, kind, gradient)
+            for (slot, state) in zip(memory.plan.states[key] ?? [], result.states) {
+                try write(state.values, kind, slot)
+            }
+        }
+        if let id = instruction.outputs.first, let output = outputs.output {
+            try write(output.values, program[id].kind, memory.plan.slots[index][id.index])
         }
     }
 

@@ -58,7 +58,7 @@ private func run(
         case .caching(let report): outcome.began.append(report)
         case .uncached(let report): outcome.ended.append(report)
         case .cacheUnavailable(let reason): outcome.warnings.append(reason)
-        case .prepared, .unfroze, .skipped, .epoch, .state: break
+        case .prepared, .unfroze, .skipped, .epoch, .stoppedEarly, .state: break
         }
         try onEvent(event)
     }

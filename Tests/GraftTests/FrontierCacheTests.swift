@@ -38,7 +38,7 @@ private func run(
         case .step(let record): losses.append(record.loss)
         case .caching(let report): log.began.append(report)
         case .uncached(let report): log.ended.append(report)
-        case .prepared, .unfroze, .skipped, .epoch, .cacheUnavailable, .state: break
+        case .prepared, .unfroze, .skipped, .epoch, .cacheUnavailable, .stoppedEarly, .state: break
         }
     }
     return (try trainer.model().state, losses + epochs.compactMap(\.validation?.loss), log)

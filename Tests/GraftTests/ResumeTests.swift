@@ -19,6 +19,9 @@ struct ResumeRecipe: Sendable, CustomTestStringConvertible {
     var trainable = "head"
     var optimizer = Optimizer.sgd(learningRate: 0.05)
     var statistics = FrozenStatistics.keep
+    var groups = ParameterGroups()
+    var clipNorm: Double?
+    var averageDecay: Double?
     var configure: @Sendable (inout FitOptions) -> Void = { _ in }
 
     var testDescription: String { name }
@@ -51,6 +54,33 @@ struct ResumeRecipe: Sendable, CustomTestStringConvertible {
         ResumeRecipe(name: "dropout", architecture: "squeezenet1_1", optimizer: .adam(learningRate: 0.001)) {
             $0.dropsLast = true
         },
+        ResumeRecipe(
+            name: "average, groups, clipping, accumulation, unfreezing", trainable: "layer3,linear",
+            optimizer: .adam(learningRate: 0.01),
+            groups: ParameterGroups(rates: [.init("linear", 0.02)], layerDecay: 0.5),
+            clipNorm: 0.5, averageDecay: 0.8
+        ) {
+            $0.accumulatedBatches = 2
+            $0.unfreezeAtEpoch = [(1, "layer2")]
+        },
+        ResumeRecipe(
+            name: "average of the head before its first unfreezing, kept in memory", averageDecay: 0.5
+        ) {
+            $0.unfreezeAtStep = [(5, "layer3")]
+            $0.cache = .memory
+        },
+        ResumeRecipe(name: "plateau and early stopping", optimizer: .sgd(learningRate: 2)) {
+            $0.epochs = 8
+            $0.schedule = .plateau(factor: 0.3, patience: 0)
+            $0.earlyStopPatience = 3
+        },
+        ResumeRecipe(name: "one cycle, mixing, RandAugment, balanced") {
+            $0.schedule = .oneCycle()
+            $0.augmentation = .strong
+            $0.mixup = 0.4
+            $0.cutMix = 1
+            $0.sampler = .balanced
+        },
     ]
 }
 
@@ -77,7 +107,8 @@ private func run(
     try model.unfreeze(recipe.trainable)
     let trainer = try Trainer(
         model, optimizer: recipe.optimizer, device: Device(device, threadCount: threads),
-        frozenStatistics: recipe.statistics, seed: 4)
+        frozenStatistics: recipe.statistics, seed: 4, groups: recipe.groups, clipNorm: recipe.clipNorm,
+        averageDecay: recipe.averageDecay)
     var options = FitOptions()
     options.epochs = epochs
     options.batchSize = 6
@@ -96,7 +127,8 @@ private func run(
                 if record.step + 1 == stepCount { flag.set() }
             case .epoch(let record):
                 outcome.epochs[record.epoch] =
-                    [record.trainLoss, record.trainAccuracy] + [record.validation?.loss].compactMap(\.self)
+                    [record.trainLoss, record.trainAccuracy]
+                    + [record.validation?.loss, record.averagedValidation?.loss].compactMap(\.self)
             case .state(let state): outcome.saved = state
             default: break
             }

@@ -137,7 +137,7 @@ public enum Demo {
                 }
             case .unfroze(let selector, let names, let epoch, _):
                 report("  epoch \(epoch): \(selector) unfrozen (\(names.count) tensors)")
-            case .prepared, .caching, .uncached, .cacheUnavailable, .step, .skipped, .state: break
+            case .prepared, .caching, .uncached, .cacheUnavailable, .step, .skipped, .stoppedEarly, .state: break
             }
         }
         let after = epochs.last?.validation?.top1 ?? 0

@@ -5,7 +5,7 @@ struct ReportChart {
     /// A line of a chart.
     struct Series {
         var name: String
-        /// Chooses colour and dash: `train`, `epoch`, `val`, `rate`.
+        /// Chooses colour and dash: `train`, `epoch`, `val`, `average`, `rate`.
         var style: String
         var points: [(x: Double, y: Double)]
         /// The range around the line, drawn pale.

@@ -83,6 +83,7 @@ struct ReportPage {
             trained,
             run.network.weights.map { "first weights: \(URL(fileURLWithPath: $0).lastPathComponent)" }
                 ?? "random first weights",
+            run.stoppedEarlyBestEpoch.map { "stopped early: the validation loss has not fallen since epoch \($0)" },
         ].compactMap { $0 }
         return """
             <header>
@@ -100,7 +101,11 @@ struct ReportPage {
     private var cards: String {
         var entries: [(value: String, label: String)] = []
         if let best = run.best {
-            entries.append((ReportNumber.percent(best.top1), "best validation accuracy, epoch \(best.epoch)"))
+            entries.append(
+                (
+                    ReportNumber.percent(best.top1),
+                    "best validation accuracy\(best.isAverage == true ? " of the averaged weights" : ""), epoch \(best.epoch)"
+                ))
         }
         if let last = history.epochs.last {
             if let accuracy = last.validationAccuracy {
@@ -186,6 +191,7 @@ struct ReportPage {
         let losses = [
             perStep("training, per step", \.loss), perEpoch("training, per epoch", "epoch", \.trainLoss),
             perEpoch("validation", "val", \.validationLoss),
+            perEpoch("validation of the averaged weights", "average", \.averagedValidationLoss),
         ]
         let drawn = losses.flatMap(\.points).map(\.y)
         let least = drawn.min() ?? 0
@@ -199,6 +205,7 @@ struct ReportPage {
             series: [
                 perStep("training, per step", \.accuracy), perEpoch("training, per epoch", "epoch", \.trainAccuracy),
                 perEpoch("validation", "val", \.validationAccuracy),
+                perEpoch("validation of the averaged weights", "average", \.averagedValidationAccuracy),
             ], markers: markers, xRange: range, format: { ReportNumber.plain($0 * 100, decimals: 2) + " %" },
             description: sentence("Accuracy", \.trainAccuracy, \.validationAccuracy) { ReportNumber.percent($0) })
         let rates = history.steps.map(\.learningRate).filter { $0 > 0 }
@@ -504,7 +511,7 @@ struct ReportPage {
         return """
             <section aria-label="Mistakes"><h2>Most confident mistakes</h2>
             <p class="soft">Wrong answers on validation images after epoch \(best.epoch), with the probability that the \
-            network gave to the wrong and to the right class.</p>
+            network\(best.isAverage == true ? " with the averaged weights" : "") gave to the wrong and to the right class.</p>
             <div class="gallery">
             \(figures.joined())</div>
             </section>
@@ -516,17 +523,24 @@ struct ReportPage {
 
     private var epochs: String {
         guard !history.epochs.isEmpty else { return "" }
+        let hasAverage = history.epochs.contains { $0.averagedValidationLoss != nil }
         let rows = history.epochs.map { epoch in
             "<tr><td>\(epoch.epoch)</td><td>\(ReportNumber.plain(epoch.trainLoss))</td>"
                 + "<td>\(ReportNumber.percent(epoch.trainAccuracy))</td>"
                 + "<td>\(epoch.validationLoss.map { ReportNumber.plain($0) } ?? "–")</td>"
                 + "<td>\(epoch.validationAccuracy.map { ReportNumber.percent($0) } ?? "–")</td>"
+                + (hasAverage
+                    ? "<td>\(epoch.averagedValidationLoss.map { ReportNumber.plain($0) } ?? "–")</td>"
+                        + "<td>\(epoch.averagedValidationAccuracy.map { ReportNumber.percent($0) } ?? "–")</td>" : "")
                 + "<td>\(ReportNumber.duration(epoch.seconds))</td></tr>\n"
         }
+        let averageHeads =
+            hasAverage
+            ? "<th scope=\"col\">loss of the average</th><th scope=\"col\">accuracy of the average</th>" : ""
         let table = """
             <div class="scroll" tabindex="0" role="region" aria-label="Values of every epoch"><table class="wide">
             <thead><tr><th scope="col">epoch</th><th scope="col">training loss</th><th scope="col">training accuracy</th>\
-            <th scope="col">validation loss</th><th scope="col">validation accuracy</th><th scope="col">time</th></tr></thead>
+            <th scope="col">validation loss</th><th scope="col">validation accuracy</th>\(averageHeads)<th scope="col">time</th></tr></thead>
             <tbody>
             \(rows.joined())</tbody></table></div>
             """

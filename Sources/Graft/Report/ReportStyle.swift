@@ -58,7 +58,7 @@ enum ReportStyle {
         .dot{stroke-width:7;stroke-linecap:round}
         path.train,path.epoch{stroke:var(--train)}
         path.val{stroke:var(--val)}
-        path.rate{stroke:var(--rate)}
+        path.rate,path.average{stroke:var(--rate)}
         .line.train{stroke-opacity:.65}
         .line.epoch{stroke-dasharray:5 4;stroke-width:1.5}
         path.band{stroke:none;fill:var(--train);fill-opacity:.16}

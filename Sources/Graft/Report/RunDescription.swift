@@ -118,6 +118,8 @@ public struct RunDescription: Sendable, Hashable, Codable {
         public var top1: Double
         /// Share of images with the label among the five largest scores.
         public var top5: Double
+        /// True where these are the scores of the averaged weights, of which `best.safetensors` is then one.
+        public var isAverage: Bool?
         /// The wrong answers that were given with the most confidence.
         public var mistakes: [Mistake]
     }
@@ -172,6 +174,9 @@ public struct RunDescription: Sendable, Hashable, Codable {
     public var kept: Kept?
     /// Scores of the best epoch, whose weights are `best.safetensors`.
     public var best: Validation?
+    /// Where the run ended before its time because the validation loss no longer fell: the epoch of the least one,
+    /// counted from 0.
+    public var stoppedEarlyBestEpoch: Int?
     /// What came of it so far.
     public var result: Result?
 

@@ -10,6 +10,10 @@ package struct RunHistory {
         package let validationLoss: Double?
         package let validationAccuracy: Double?
         package let seconds: Double
+        /// With the averaged weights, where an average is kept.
+        package var averagedValidationLoss: Double?
+        /// With the averaged weights, where an average is kept.
+        package var averagedValidationAccuracy: Double?
     }
 
     /// Rows of `steps.csv`.
@@ -35,14 +39,16 @@ package struct RunHistory {
         }
         if let table = try CSVTable(path: folder + "/epochs.csv") {
             epochs = try table.rows(
-                ["epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "seconds"]
+                ["epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "seconds"],
+                whereThere: ["ema_val_loss", "ema_val_accuracy"]
             ) { row in
                 guard let epoch = whole(row[0]), let loss = row[1], let accuracy = row[2], let seconds = row[5] else {
                     return nil
                 }
                 return Epoch(
                     epoch: epoch, trainLoss: loss, trainAccuracy: accuracy, validationLoss: row[3],
-                    validationAccuracy: row[4], seconds: seconds)
+                    validationAccuracy: row[4], seconds: seconds, averagedValidationLoss: row[6],
+                    averagedValidationAccuracy: row[7])
             }
         }
         if let table = try CSVTable(path: folder + "/confusion.csv") {
@@ -82,18 +88,23 @@ private struct CSVTable {
         line.split(separator: UInt8(ascii: ","), omittingEmptySubsequences: false).map { Substring($0) }
     }
 
-    /// Reads some columns of every line as numbers, in the order asked for; nil for an empty field.
-    func rows<Row>(_ names: [String], _ make: ([Double?]) -> Row?) throws -> [Row] {
-        let places = try names.map { name in
-            guard let place = columns.firstIndex(of: name) else {
-                throw GraftError.damagedFile(
-                    "\(path) has no column \(name); its first line names \(columns.joined(separator: ", "))")
-            }
-            return place
-        }
+    /// Reads some columns of every line as numbers, in the order asked for; nil for an empty field, and for the columns of
+    /// `optional` that the table has not.
+    func rows<Row>(
+        _ names: [String], whereThere optional: [String] = [], _ make: ([Double?]) -> Row?
+    ) throws -> [Row] {
+        let places: [Int?] =
+            try names.map { name in
+                guard let place = columns.firstIndex(of: name) else {
+                    throw GraftError.damagedFile(
+                        "\(path) has no column \(name); its first line names \(columns.joined(separator: ", "))")
+                }
+                return place
+            } + optional.map { columns.firstIndex(of: $0) }
         return try lines.enumerated().map { number, line in
             let fields = Self.fields(line)
-            guard fields.count >= columns.count, let row = make(places.map { Double(fields[$0]) }) else {
+            guard fields.count >= columns.count, let row = make(places.map { $0.flatMap { Double(fields[$0]) } })
+            else {
                 throw GraftError.damagedFile(
                     "\(path), line \(number + 2): found \"\(Substring(line))\", expected \(columns.count) fields, "
                         + "among them the numbers \(names.joined(separator: ", "))")

@@ -9,18 +9,41 @@ struct UnfreezeRequest: Hashable, Sendable {
     var names: [String]
 }
 
+/// Learning rates as written on the command line: `0.01`, `layer4:1e-4,fc:1e-3`, or both.
+struct LearningRateRequest: Hashable, Sendable, CustomStringConvertible {
+    /// The plain number; nil where there is none.
+    var base: Double?
+    /// Selectors with rates of their own, in order.
+    var entries: [Entry] = []
+
+    struct Entry: Hashable, Sendable {
+        var name: String
+        var rate: Double
+    }
+
+    var description: String {
+        ((base.map { ["\($0)"] } ?? []) + entries.map { "\($0.name):\($0.rate)" }).joined(separator: ",")
+    }
+}
+
 /// A learning-rate schedule as written on the command line.
 enum ScheduleRequest: Hashable, Sendable, CustomStringConvertible {
     case constant
     /// Multiply by `factor` every `epochs` epochs.
     case step(epochs: Int, factor: Double)
-    case cosine
+    /// Down to a share of the rate.
+    case cosine(floor: Double)
+    /// Rising over a share of the run.
+    case oneCycle(warmup: Double)
+    case plateau(factor: Double, patience: Int)
 
     var description: String {
         switch self {
         case .constant: "constant"
         case .step(let epochs, let factor): "step:\(epochs):\(factor)"
-        case .cosine: "cosine"
+        case .cosine(let floor): floor == 0 ? "cosine" : "cosine:\(floor)"
+        case .oneCycle(let warmup): warmup == 0.3 ? "one-cycle" : "one-cycle:\(warmup)"
+        case .plateau(let factor, let patience): "plateau:\(factor):\(patience)"
         }
     }
 }
@@ -143,6 +166,61 @@ extension ValueKind where Value == Double {
     }
 }
 
+extension ValueKind where Value == Double {
+    /// A number above 0.
+    static func positive(_ placeholder: String = "X") -> ValueKind {
+        ValueKind(placeholder, expectation: "a number above 0") { text in
+            finiteNumber(text).flatMap { $0 > 0 ? $0 : nil }
+        }
+    }
+
+    /// A number above 0, and 1 at most.
+    static func share(_ placeholder: String = "X") -> ValueKind {
+        ValueKind(placeholder, expectation: "a number above 0 and at most 1") { text in
+            finiteNumber(text).flatMap { $0 > 0 && $0 <= 1 ? $0 : nil }
+        }
+    }
+}
+
+extension ValueKind where Value == Augmentation {
+    /// A name or a list of changes.
+    static var augmentation: ValueKind {
+        ValueKind(
+            "LIST",
+            expectation:
+                "none, flip, standard, strong, or a list of crop[:MIN], flip, jitter[:B[:C[:S[:H]]]], randaugment[:N[:M]], "
+                + "erase[:P], each once",
+            choices: ["none", "flip", "standard", "strong", "crop", "jitter", "randaugment", "erase"]
+        ) { Augmentation(rawValue: $0) }
+    }
+}
+
+extension ValueKind where Value == LearningRateRequest {
+    /// A number, and rates for names: `0.001`, `layer4:1e-4,fc:1e-3`, `0.001,layer4:1e-4`.
+    static var learningRates: ValueKind {
+        ValueKind(
+            "X|S:X,…",
+            expectation:
+                "a number of at least 0, or a list such as layer4:1e-4,fc:1e-3 (a plain number in it is for the rest)"
+        ) { text in
+            var request = LearningRateRequest()
+            for part in text.split(separator: ",", omittingEmptySubsequences: false) {
+                let entry = part.trimmingCharacters(in: .whitespaces)
+                guard let colon = entry.lastIndex(of: ":") else {
+                    guard request.base == nil, let rate = finiteNumber(entry), rate >= 0 else { return nil }
+                    request.base = rate
+                    continue
+                }
+                let name = entry[..<colon].trimmingCharacters(in: .whitespaces)
+                guard !name.isEmpty, let rate = finiteNumber(String(entry[entry.index(after: colon)...])), rate >= 0
+                else { return nil }
+                request.entries.append(.init(name: name, rate: rate))
+            }
+            return request
+        }
+    }
+}
+
 extension ValueKind where Value == [Float] {
     /// Three numbers, for red, green and blue.
     static func channels(positive: Bool) -> ValueKind {
@@ -173,14 +251,28 @@ extension ValueKind where Value == UnfreezeRequest {
 extension ValueKind where Value == ScheduleRequest {
     static var schedule: ValueKind {
         ValueKind(
-            "constant|step:N:G|cosine",
-            expectation: "a schedule: constant, step:N:G (times G every N epochs) or cosine",
-            choices: ["constant", "cosine"]
+            "SCHEDULE",
+            expectation:
+                "a schedule: constant, step:N:G (times G every N epochs), cosine[:FLOOR], one-cycle[:RISE] or "
+                + "plateau:FACTOR:PATIENCE",
+            choices: ["constant", "cosine", "one-cycle"]
         ) { text in
             let parts = text.split(separator: ":", omittingEmptySubsequences: false).map(String.init)
             switch (parts.first, parts.count) {
             case ("constant", 1): return .constant
-            case ("cosine", 1): return .cosine
+            case ("cosine", 1): return .cosine(floor: 0)
+            case ("cosine", 2):
+                guard let floor = finiteNumber(parts[1]), floor >= 0, floor <= 1 else { return nil }
+                return .cosine(floor: floor)
+            case ("one-cycle", 1): return .oneCycle(warmup: 0.3)
+            case ("one-cycle", 2):
+                guard let warmup = finiteNumber(parts[1]), warmup > 0, warmup < 1 else { return nil }
+                return .oneCycle(warmup: warmup)
+            case ("plateau", 3):
+                guard let factor = finiteNumber(parts[1]), factor > 0, factor < 1, let patience = Int(parts[2]),
+                    patience >= 0
+                else { return nil }
+                return .plateau(factor: factor, patience: patience)
             case ("step", 3):
                 guard let epochs = Int(parts[1]), epochs > 0, let factor = finiteNumber(parts[2]), factor > 0 else {
                     return nil

@@ -25,7 +25,7 @@ struct ResumedRun {
     private static let paths: Set<String> = [
         Shared.data.name, TrainCommand.validation.name, Shared.list.name, Shared.classesFile.name,
         Shared.weights.name,
-        TrainableSet.headWeights.name,
+        TrainableSet.headWeights.name, TrainCommand.classWeights.name,
     ]
 
     /// Reads the state of the run in `--out` and puts the options together.
@@ -78,7 +78,7 @@ struct ResumedRun {
         let result: JSON = [
             "finished": true, "steps": .integer(state.stepCount),
             "epochs": .array(folder.epochs.map(TrainingReport.json)),
-            "best_val_accuracy": .optional(folder.epochs.compactMap(\.validationAccuracy).max()),
+            "best_val_accuracy": .optional(TrainingReport.bestAccuracy(folder.epochs)),
             "run": .string(path),
         ]
         try Console.result(result.pretty() + "\n")
@@ -96,7 +96,9 @@ struct ResumedRun {
     }
 
     private static func full(_ occurrence: ArgumentValues.Occurrence) -> String {
-        guard paths.contains(occurrence.name) else { return occurrence.text }
+        guard paths.contains(occurrence.name),
+            occurrence.name != TrainCommand.classWeights.name || occurrence.text != TrainCommand.balanced
+        else { return occurrence.text }
         return URL(filePath: occurrence.text).standardizedFileURL.path
     }
 

@@ -1,3 +1,4 @@
+import Foundation
 import Graft
 
 /// `graft train`
@@ -5,7 +6,7 @@ enum TrainCommand {
     static let out = Argument.required(
         "out", .folder("RUN"), placeholderValue: "",
         help:
-            "Folder of the run: last.safetensors, best.safetensors, state.safetensors, report.html, run.json, steps.csv, "
+            "Folder of the run: last.safetensors, best.safetensors, with --ema ema.safetensors, state.safetensors, report.html, run.json, steps.csv, "
             + "epochs.csv, confusion.csv, events for TensorBoard."
     )
     static let resume = Argument.flag(
@@ -22,7 +23,26 @@ enum TrainCommand {
         "steps", .wholeNumber(atLeast: 1), shownAs: "all", example: "100", help: "Stop after N steps.")
     static let optimizer = Argument.option(
         "optimizer", .choice("sgd", "adam", "adamw"), default: "sgd", help: "Update rule, as in torch.optim.")
-    static let learningRate = Argument.option("learning-rate", .number(), default: 0.001, help: "Learning rate.")
+    static let learningRate = Argument.option(
+        "learning-rate", .learningRates, default: LearningRateRequest(base: defaultRate),
+        help: "Learning rate; layer4:1e-4,fc:1e-3 gives parts of the network rates of their own, later entries win.")
+    private static let defaultRate = 0.001
+    static let layerDecay = Argument.optional(
+        "layer-decay", .share(), shownAs: "1", example: "0.75",
+        help: "Multiply the learning rate by X for each block further down from the head.")
+    static let noDecayBiasNorm = Argument.flag(
+        "no-decay-bias-norm", help: "No weight decay for biases and for the scales and shifts of norms.")
+    static let clipNorm = Argument.optional(
+        "clip-norm", .positive(), shownAs: "off", example: "1",
+        help: "Scale gradients so that their norm over all parameters is at most X.")
+    static let accumulate = Argument.option(
+        "accumulate", .wholeNumber(atLeast: 1, atMost: 100_000), default: 1,
+        help: "Batches that make one step, which sees the mean over all their images.")
+    static let average = Argument.optional(
+        "ema", .fraction("DECAY", includingZero: true), shownAs: "off", example: "0.999",
+        help:
+            "Keep an exponential moving average of the weights: validated too, saved as ema.safetensors, and best.safetensors is the average's."
+    )
     static let momentum = Argument.option(
         "momentum", .fraction(includingZero: true), default: 0.9, help: "Momentum of sgd.")
     static let weightDecay = Argument.optional(
@@ -31,18 +51,48 @@ enum TrainCommand {
     static let nesterov = Argument.flag("nesterov", help: "Nesterov's momentum, for sgd.")
     static let schedule = Argument.option(
         "schedule", .schedule, default: .constant,
-        help: "Learning rate over time; step:N:G multiplies it by G every N epochs.")
+        help:
+            "Learning rate over time: constant, step:N:G (times G every N epochs), cosine[:FLOOR] (down to that share), "
+            + "one-cycle[:RISE] (up over that share of the run, then down), plateau:FACTOR:PATIENCE (times FACTOR when the "
+            + "validation loss has not fallen for more than PATIENCE epochs).")
+    static let earlyStop = Argument.optional(
+        "early-stop", .wholeNumber("PATIENCE", atLeast: 1), shownAs: "off", example: "5",
+        help: "End the run when the validation loss has not fallen for PATIENCE epochs.")
+    static let keepBest = Argument.option(
+        "keep-best", .wholeNumber("K", atLeast: 0, atMost: 100_000), default: 0,
+        help: "Keep the weights of the K best epochs, as epoch-N.safetensors.")
     static let warmup = Argument.option(
         "warmup", .wholeNumber(atLeast: 0), default: 0, help: "Raise the learning rate linearly over N steps first.")
     static let labelSmoothing = Argument.option(
         "label-smoothing", .fraction(includingZero: true), default: 0, shownAs: "0",
         help: "Share of the target spread over all classes.")
+    static let recipe = Argument.option(
+        "recipe", .choice("none", "fine-tune"), default: "none",
+        help:
+            "fine-tune: the head first, then all layers, the lower the slower; it stands for --freeze backbone "
+            + "--unfreeze-at 1:all --layer-decay 0.75 --schedule one-cycle, and options that are given replace theirs.")
     static let dropout = Argument.option(
         "dropout", .choice("on", "off"), default: "on", help: "Whether dropout layers drop.")
 
     static let augment = Argument.option(
-        "augment", .choice("none", "flip", "standard"), default: "none",
-        help: "flip: horizontal flips; standard: random resized crops and flips.")
+        "augment", .augmentation, default: .none,
+        help:
+            "none; flip: horizontal flips; standard: random resized crops and flips; strong: standard, RandAugment and random "
+            + "erasing; or a list such as crop,flip,jitter,randaugment:2:9,erase:0.25.")
+    static let mixup = Argument.option(
+        "mixup", .number("A"), default: 0, shownAs: "off",
+        help: "Mix each image with another of its batch, with shares from Beta(A, A); 0.2 is usual.")
+    static let cutMix = Argument.option(
+        "cutmix", .number("A"), default: 0, shownAs: "off",
+        help: "Put a rectangle of another image into each, with shares from Beta(A, A); 1 is usual.")
+    static let classWeights = Argument.optional(
+        "class-weights", .path("balanced|F"), shownAs: "all alike", example: "balanced",
+        help: "Weights of the classes in the loss: by their numbers of images, or from a file with NAME WEIGHT a line.")
+    /// The word of `--class-weights` that names no file.
+    static let balanced = "balanced"
+    static let sampler = Argument.option(
+        "sampler", .choice("uniform", "balanced"), default: "uniform",
+        help: "balanced draws as many images as there are, with replacement, every class as often as any other.")
     static let validation = Argument.optional(
         "val", .folder("DIR"), shownAs: "DATA/val where it exists", help: "Folder of class folders to validate on.")
     static let validationSplit = Argument.optional(
@@ -98,8 +148,10 @@ enum TrainCommand {
             ArgumentGroup(
                 "Training",
                 [
-                    epochs, steps, optimizer, learningRate, momentum, weightDecay, nesterov, schedule, warmup,
-                    labelSmoothing, dropout, augment, noShuffle, dropLast, cache, cachedViews, cacheLimit,
+                    recipe, epochs, steps, optimizer, learningRate, layerDecay, momentum, weightDecay, noDecayBiasNorm,
+                    nesterov,
+                    clipNorm, accumulate, average, schedule, warmup, earlyStop, keepBest, labelSmoothing, classWeights,
+                    dropout, augment, mixup, cutMix, sampler, noShuffle, dropLast, cache, cachedViews, cacheLimit,
                 ]),
             Shared.imageGroup,
             Shared.runGroup(seeded: true),
@@ -120,16 +172,19 @@ enum TrainCommand {
         if values.isGiven(validation), values.isGiven(validationSplit) {
             throw UsageError("--val and --val-split exclude each other; give one of them")
         }
-        let optimizerName = values[optimizer]
-        for argument in [momentum as any AnyArgument, nesterov]
-        where optimizerName != "sgd" && values.isGiven(argument) {
+        try checkOptimizer(values)
+        if values[recipe] != "none", !values.isGiven(schedule), values[warmup] > 0 {
             throw UsageError(
-                "\(argument.display) does not apply to --optimizer \(optimizerName), only to --optimizer sgd"
-            )
+                "--recipe \(values[recipe]) stands for --schedule one-cycle, which does not go with --warmup; leave that out "
+                    + "or give another --schedule")
         }
         if values.isGiven(cachedViews) {
-            guard values[augment] != "none" else {
+            guard values[augment] != .none else {
                 throw UsageError("--cached-views needs --augment flip or standard")
+            }
+            guard values[mixup] == 0, values[cutMix] == 0 else {
+                throw UsageError(
+                    "--cached-views does not go with --mixup or --cutmix, whose images are new in every batch")
             }
             guard values[cache] != "disk" else {
                 throw UsageError(
@@ -140,6 +195,26 @@ enum TrainCommand {
         if values.isGiven(cacheLimit), ["memory", "off"].contains(values[cache]) {
             throw UsageError(
                 "\(cacheLimit.display) is about the disk and does not apply to --cache \(values[cache])")
+        }
+        if case .oneCycle = values[schedule], values[warmup] > 0 {
+            throw UsageError("--schedule one-cycle rises by itself and does not go with --warmup; leave that out")
+        }
+        if values[noShuffle], values[sampler] == "balanced" {
+            throw UsageError("--sampler balanced draws images at random and does not go with --no-shuffle")
+        }
+    }
+
+    /// Refuses options of optimizers that are not chosen.
+    static func checkOptimizer(_ values: ArgumentValues) throws(UsageError) {
+        let optimizerName = values[optimizer]
+        for argument in [momentum as any AnyArgument, nesterov]
+        where optimizerName != "sgd" && values.isGiven(argument) {
+            throw UsageError(
+                "\(argument.display) does not apply to --optimizer \(optimizerName), only to --optimizer sgd")
+        }
+        let decay = values[weightDecay] ?? (optimizerName == "adamw" ? 0.01 : 0)
+        if values[noDecayBiasNorm], decay == 0 {
+            throw UsageError("--no-decay-bias-norm needs a --weight-decay above 0; leave it out or give one")
         }
         if values[nesterov], values[momentum] == 0 {
             throw UsageError("--nesterov needs a --momentum above 0, found 0")
@@ -183,20 +258,68 @@ enum TrainCommand {
         return network
     }
 
-    private static func run(_ values: ArgumentValues, resuming state: TrainingState?) throws {
+    /// The network with its head and its frozen part, and the images with their labels in line with its outputs.
+    static func prepare(
+        _ values: ArgumentValues, resuming state: TrainingState? = nil
+    ) throws -> (network: Model, training: ImageDataset, validation: ImageDataset?) {
         let images = try DataRequest.training(values)
         // The state has the weights, whatever became of the file they once came from.
         var network = try state?.model() ?? freshNetwork(values, images.training)
         let (training, validationImages) = try DataRequest.align(
             images.training, images.validation, with: &network, values)
         try NetworkRequest.freeze(&network, values)
+        return (network, training, validationImages)
+    }
+
+    /// The trainer of the options; says on which device, and which groups there are.
+    static func trainer(_ network: Model, _ training: ImageDataset, _ values: ArgumentValues) throws -> Trainer {
+        let trainer = try Trainer(
+            network,
+            loss: .crossEntropy(
+                labelSmoothing: values[labelSmoothing], classWeights: try classWeights(training, network, values)),
+            optimizer: rule(values), device: NetworkRequest.device(values),
+            frozenStatistics: NetworkRequest.frozenStatistics(values), dropout: values[dropout] == "on",
+            seed: values[Shared.seed], groups: groups(values), clipNorm: values[clipNorm],
+            averageDecay: values[average])
+        NetworkRequest.announce(trainer.deviceDescription, trainer.deviceNotes, values)
+        return trainer
+    }
+
+    /// What `--recipe` stands for, in the place of options that are not given.
+    ///
+    /// - Returns: all values, and those of the recipe as texts by the options' names.
+    private static func expanded(_ given: ArgumentValues) -> (values: ArgumentValues, texts: [String: String]) {
+        guard given[recipe] == "fine-tune" else { return (given, [:]) }
+        var values = given
+        var words: [String] = []
+        var texts: [String: String] = [:]
+        func set<Value>(_ value: Value, for argument: Argument<Value>, _ text: String) {
+            guard !given.isGiven(argument) else { return }
+            values.set(value, for: argument)
+            words.append("\(argument.display) \(text)")
+            texts[argument.name] = text
+        }
+        set(["backbone"], for: TrainableSet.freeze, "backbone")
+        set([UnfreezeRequest(position: 1, names: ["all"])], for: TrainableSet.unfreezeAt, "1:all")
+        set(0.75, for: layerDecay, "0.75")
+        set(.oneCycle(warmup: 0.3), for: schedule, "one-cycle")
+        NetworkRequest.note(
+            words.isEmpty
+                ? "--recipe fine-tune is without effect: all of its options are given"
+                : "--recipe fine-tune stands for \(words.joined(separator: " "))", given)
+        return (values, texts)
+    }
+
+    private static func run(_ given: ArgumentValues, resuming state: TrainingState?) throws {
+        let (values, ofRecipe) = expanded(given)
+        let (network, training, validationImages) = try prepare(values, resuming: state)
         if values[Shared.batchSize] > training.count, !values[dropLast] {
             Console.warning(
                 "--batch-size \(values[Shared.batchSize]) is more than the \(training.count) images to train on: an "
                     + "epoch is one step over all of them")
         }
 
-        let folder = try RunFolder(values[out])
+        let folder = try RunFolder(values[out], keptCount: values[keepBest])
         try folder.lock()
         if let state {
             for warning in try folder.resume(state) { Console.warning(warning) }
@@ -208,20 +331,18 @@ enum TrainCommand {
         } else if folder.holdsEarlierRun {
             Console.warning("\(values[out]) holds an earlier run; this one replaces its files")
         }
-        let trainer = try Trainer(
-            network, loss: .crossEntropy(labelSmoothing: values[labelSmoothing]), optimizer: rule(values),
-            device: NetworkRequest.device(values), frozenStatistics: NetworkRequest.frozenStatistics(values),
-            dropout: values[dropout] == "on", seed: values[Shared.seed])
-        NetworkRequest.announce(trainer.deviceDescription, trainer.deviceNotes, values)
+        let trainer = try Self.trainer(network, training, values)
         let trainableCount = network.trainable.count
         NetworkRequest.note(
             "\(network.architecture.name), \(network.classCount) classes; \(training.count) images to train on"
                 + (validationImages.map { ", \($0.count) to validate on" } ?? "")
                 + "; \(trainableCount) of \(network.parameterNames.count) parameter tensors are trainable", values)
 
+        announceGroups(trainer, values)
+
         let options = fitOptions(values)
         try folder.begin(
-            description(trainer, training, validationImages, values), validation: validationImages,
+            description(trainer, training, validationImages, values, ofRecipe: ofRecipe), validation: validationImages,
             resumingAtStep: state?.stepCount)
         let report = TrainingReport(
             folder: folder, trainer: trainer, imageCount: training.count, options: options,
@@ -263,7 +384,8 @@ enum TrainCommand {
 
     /// What `run.json` and the page say about the run.
     private static func description(
-        _ trainer: Trainer, _ training: ImageDataset, _ validation: ImageDataset?, _ values: ArgumentValues
+        _ trainer: Trainer, _ training: ImageDataset, _ validation: ImageDataset?, _ values: ArgumentValues,
+        ofRecipe: [String: String]
     ) throws -> RunDescription {
         var given: [String: String] = [:]
         var defaults: [String: String] = [:]
@@ -271,6 +393,8 @@ enum TrainCommand {
             let texts = values.occurrences.filter { $0.name == argument.name }.map { $0.text.isEmpty ? "on" : $0.text }
             if !texts.isEmpty {
                 given[argument.name] = texts.joined(separator: ", ")
+            } else if let text = ofRecipe[argument.name] {
+                defaults[argument.name] = "\(text), of --recipe \(values[recipe])"
             } else if let text = argument.defaultText {
                 defaults[argument.name] = text
             }
@@ -281,8 +405,71 @@ enum TrainCommand {
             weights: given[Shared.weights.name], version: BuildInformation.version)
     }
 
+    /// The weights of `--class-weights`, in the order of the network's outputs.
+    private static func classWeights(
+        _ training: ImageDataset, _ network: Model, _ values: ArgumentValues
+    ) throws -> [Double] {
+        guard let source = values[classWeights] else { return [] }
+        guard source != balanced else { return Loss.balancedWeights(of: training, classCount: network.classCount) }
+        guard let bytes = FileManager.default.contents(atPath: source), let text = String(data: bytes, encoding: .utf8)
+        else {
+            throw CommandFailure(
+                .noInput,
+                "\(source): no such file, or it cannot be read; --class-weights takes balanced, or a file with NAME WEIGHT a line"
+            )
+        }
+        let names = network.classNames ?? training.classes
+        var weights = [Double?](repeating: nil, count: network.classCount)
+        for (number, line) in text.split(omittingEmptySubsequences: false, whereSeparator: \.isNewline).enumerated() {
+            let entry = line.trimmingCharacters(in: .whitespaces)
+            guard !entry.isEmpty else { continue }
+            let place = "\(source), line \(number + 1)"
+            guard let gap = entry.lastIndex(where: \.isWhitespace),
+                let weight = Double(entry[entry.index(after: gap)...]), weight.isFinite, weight >= 0
+            else {
+                throw CommandFailure(
+                    .badData, "\(place): \"\(entry)\" is not a class's name and a weight of at least 0, such as cat 1.5"
+                )
+            }
+            let name = entry[..<gap].trimmingCharacters(in: .whitespaces)
+            guard let index = names.firstIndex(of: name), index < weights.count else {
+                let near = nearest(name, in: names).map { "; did you mean \"\($0)\"?" } ?? ""
+                throw CommandFailure(
+                    .badData, "\(place): there is no class \"\(name)\" among \(DataRequest.list(names))\(near)")
+            }
+            guard weights[index] == nil else {
+                throw CommandFailure(.badData, "\(place): the class \"\(name)\" has a weight already")
+            }
+            weights[index] = weight
+        }
+        let absent = names.indices.prefix(weights.count).filter { weights[$0] == nil }.map { names[$0] }
+        guard absent.isEmpty else {
+            throw CommandFailure(
+                .badData, "\(source) has no weight for \(DataRequest.list(absent)); give each class a line NAME WEIGHT")
+        }
+        return weights.map { $0 ?? 1 }
+    }
+
+    private static func groups(_ values: ArgumentValues) -> ParameterGroups {
+        ParameterGroups(
+            rates: values[learningRate].entries.map { .init($0.name, $0.rate) }, layerDecay: values[layerDecay],
+            decaysBiasesAndNorms: !values[noDecayBiasNorm])
+    }
+
+    /// Says which rates train what, where they are not all alike.
+    private static func announceGroups(_ trainer: Trainer, _ values: ArgumentValues) {
+        let groups = trainer.trainingGroups
+        guard groups.count > 1 else { return }
+        for group in groups {
+            let names = DataRequest.list(group.names)
+            NetworkRequest.note(
+                "learning rate \(String(format: "%.4g", group.learningRate))\(group.isDecayed ? "" : ", no weight decay"): \(names)",
+                values)
+        }
+    }
+
     private static func rule(_ values: ArgumentValues) -> Optimizer {
-        let rate = values[learningRate]
+        let rate = values[learningRate].base ?? defaultRate
         return switch values[optimizer] {
         case "adam": .adam(learningRate: rate, weightDecay: values[weightDecay] ?? 0)
         case "adamw": .adamW(learningRate: rate, weightDecay: values[weightDecay] ?? 0.01)
@@ -302,9 +489,13 @@ enum TrainCommand {
         options.epochs = values[epochs]
         options.stepLimit = values[steps]
         options.batchSize = values[Shared.batchSize]
+        options.accumulatedBatches = values[accumulate]
         options.shuffles = !values[noShuffle]
         options.dropsLast = values[dropLast]
-        options.augmentation = Augmentation(rawValue: values[augment]) ?? .none
+        options.augmentation = values[augment]
+        options.mixup = values[mixup]
+        options.cutMix = values[cutMix]
+        options.sampler = Sampler(rawValue: values[sampler]) ?? .uniform
         options.onBadImage = DataRequest.badImagePolicy(values)
         options.fastDecode = values[Shared.fastDecode]
         options.workerCount = DataRequest.workerCount(values)
@@ -312,8 +503,11 @@ enum TrainCommand {
             switch values[schedule] {
             case .constant: .constant
             case .step(let epochs, let factor): .step(epochs: epochs, factor: factor)
-            case .cosine: .cosine
+            case .cosine(let floor): .cosine(floor: floor)
+            case .oneCycle(let warmup): .oneCycle(warmup: warmup)
+            case .plateau(let factor, let patience): .plateau(factor: factor, patience: patience)
             }
+        options.earlyStopPatience = values[earlyStop]
         options.warmupSteps = values[warmup]
         options.cachedViews = values[cachedViews]
         options.cache = CachePolicy(rawValue: values[cache]) ?? .auto

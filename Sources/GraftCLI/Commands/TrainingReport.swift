@@ -10,6 +10,7 @@ final class TrainingReport {
     private var progress: ProgressLine?
     private var seenInEpoch = 0
     private var epoch = -1
+    private var isStoppedEarly = false
     private let state: TrainingState?
 
     init(
@@ -25,7 +26,7 @@ final class TrainingReport {
         self.values = values
     }
 
-    /// Takes an event of ``Trainer/fit(_:validation:options:onEvent:)``.
+    /// Takes an event of ``Trainer/fit(_:validation:options:resuming:onEvent:)``.
     func receive(_ event: TrainingEvent) throws {
         try folder.note(event, trainer: trainer)
         switch event {
@@ -58,7 +59,7 @@ final class TrainingReport {
                     "epoch \(epoch + 1)/\(options.epochs)", total: imageCount, unit: "images",
                     isQuiet: values[Shared.quiet])
             }
-            seenInEpoch = min(seenInEpoch + options.batchSize, imageCount)
+            seenInEpoch = min(seenInEpoch + options.batchSize * options.accumulatedBatches, imageCount)
             try folder.record(record)
             progress?.update(seenInEpoch, detail: "loss \(fixed(record.loss, 4))")
         case .skipped(let image):
@@ -66,8 +67,13 @@ final class TrainingReport {
             Console.warning("left out: \(image.error)")
         case .epoch(let record):
             finish()
-            try folder.finish(record, model: try trainer.model())
+            try folder.finish(record, model: try trainer.model(), averaged: try trainer.averagedModel())
             note(line(record))
+        case .stoppedEarly(let bestEpoch):
+            isStoppedEarly = true
+            note(
+                "stopped early: the validation loss has not fallen since epoch \(bestEpoch + 1); best.safetensors has the "
+                    + "weights of the epoch with the highest validation accuracy")
         case .state(var state):
             state.notes[ResumedRun.argumentsNote] = try ResumedRun.text(of: values)
             try folder.save(state)
@@ -85,7 +91,7 @@ final class TrainingReport {
     func finish() { progress?.finish() }
 
     /// Writes weights and tables as they are now.
-    func save() throws { try folder.save(try trainer.model()) }
+    func save() throws { try folder.save(try trainer.model(), averaged: try trainer.averagedModel()) }
 
     /// The result on standard output.
     func printResult() throws {
@@ -96,9 +102,9 @@ final class TrainingReport {
             let result: JSON = [
                 "model": .string(model.architecture.name), "classes": .integer(model.classCount),
                 "device": .string(trainer.deviceDescription.selector), "steps": .integer(trainer.stepCount),
-                "epochs": .array(entries),
-                "best_val_accuracy": .optional(epochs.compactMap(\.validationAccuracy).max()),
-                "digest": .string(try model.digest()), "run": .string(folder.path),
+                "epochs": .array(entries), "best_val_accuracy": .optional(Self.bestAccuracy(epochs)),
+                "stopped_early": .boolean(isStoppedEarly), "digest": .string(try model.digest()),
+                "run": .string(folder.path),
                 "resumed_behind_step": state.map { JSON.integer($0.stepCount) } ?? .null,
             ]
             try Console.result(result.pretty() + "\n")
@@ -110,18 +116,25 @@ final class TrainingReport {
                 ", train loss \(fixed(last.trainLoss, 4)), train accuracy \(percent(last.trainAccuracy))"
             if let accuracy = last.validationAccuracy { text += ", val accuracy \(percent(accuracy))" }
         }
-        if let best = epochs.compactMap(\.validationAccuracy).max() {
-            text += " (best \(percent(best)))"
+        if let best = Self.bestAccuracy(epochs) {
+            text += " (best \(percent(best))\(trainer.averageDecay == nil ? "" : ", of the average"))"
         }
-        try Console.result(
-            text + "\n\(folder.path)/last.safetensors\n\(folder.path)/best.safetensors\n")
+        let files = ["last", "best"] + (trainer.averageDecay == nil ? [] : ["ema"])
+        try Console.result(text + "\n" + files.map { "\(folder.path)/\($0).safetensors\n" }.joined())
+    }
+
+    /// What `best.safetensors` reached.
+    static func bestAccuracy(_ epochs: [RunFolder.EpochSummary]) -> Double? {
+        epochs.compactMap { $0.averagedValidationAccuracy ?? $0.validationAccuracy }.max()
     }
 
     static func json(_ record: RunFolder.EpochSummary) -> JSON {
         [
             "epoch": .integer(record.epoch), "train_loss": .number(record.trainLoss),
             "train_accuracy": .number(record.trainAccuracy), "val_loss": .optional(record.validationLoss),
-            "val_accuracy": .optional(record.validationAccuracy), "seconds": .number(record.seconds),
+            "val_accuracy": .optional(record.validationAccuracy),
+            "ema_val_loss": .optional(record.averagedValidationLoss),
+            "ema_val_accuracy": .optional(record.averagedValidationAccuracy), "seconds": .number(record.seconds),
         ]
     }
 
@@ -130,6 +143,9 @@ final class TrainingReport {
         text += "accuracy \(percent(record.trainAccuracy))"
         if let validation = record.validation {
             text += ", val loss \(fixed(validation.loss, 4)), val accuracy \(percent(validation.top1))"
+        }
+        if let averaged = record.averagedValidation {
+            text += ", of the average \(fixed(averaged.loss, 4)) and \(percent(averaged.top1))"
         }
         return text + ", \(fixed(record.seconds, 1)) s"
     }

@@ -2716,6 +2716,41 @@ func adam(
     }
 }
 
+/// `y += share · (x − y)`.
+@inline(never)
+func approach(_ share: Float, _ x: UnsafePointer<Float>, _ y: UnsafeMutablePointer<Float>, _ vectors: Int) {
+    let factor = Block(repeating: share)
+    for index in 0..<vectors {
+        let value = loadBlock(y + index * 16)
+        storeBlock(value + factor * (loadBlock(x + index * 16) - value), y + index * 16)
+    }
+}
+
+/// `x *= factor`.
+@inline(never)
+func scale(_ factor: Float, _ x: UnsafeMutablePointer<Float>, _ vectors: Int) {
+    let factor = Block(repeating: factor)
+    for index in 0..<vectors { storeBlock(loadBlock(x + index * 16) * factor, x + index * 16) }
+}
+
+/// Sums of squares of 16 lanes, in blocks of 64 vectors so that long sums keep their digits.
+@inline(never)
+func squareSums(_ x: UnsafePointer<Float>, _ vectors: Int, _ sums: UnsafeMutablePointer<Float>) {
+    var total = Block.zero
+    var first = 0
+    while first < vectors {
+        let end = min(first + 64, vectors)
+        var sum = Block.zero
+        for index in first..<end {
+            let value = loadBlock(x + index * 16)
+            sum += value * value
+        }
+        total += sum
+        first = end
+    }
+    storeBlock(total, sums)
+}
+
 // MARK: - Table
 
 /// The kernels of this variant. Building the table runs no wide instruction; calling its functions does.
@@ -2744,5 +2779,5 @@ package func makeKernelTable() -> KernelTable {
         zero: zero, dropout: dropout, maxPool: maxPool, maxPoolGradient: maxPoolGradient, averagePool: averagePool,
         averagePoolGradient: averagePoolGradient, adaptivePool: adaptivePool,
         adaptivePoolGradient: adaptivePoolGradient,
-        sgd: sgd, adam: adam)
+        sgd: sgd, adam: adam, approach: approach, scale: scale, squareSums: squareSums)
 }

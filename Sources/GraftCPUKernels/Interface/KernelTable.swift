@@ -579,6 +579,13 @@ package struct KernelTable {
             UpdateConstants, UnsafeMutablePointer<Float>, UnsafePointer<Float>, UnsafeMutablePointer<Float>,
             UnsafeMutablePointer<Float>, Int
         ) -> Void
+    /// `y += share · (x − y)`.
+    package var approach:
+        (_ share: Float, _ x: UnsafePointer<Float>, _ y: UnsafeMutablePointer<Float>, _ vectors: Int) -> Void
+    /// `x *= factor`.
+    package var scale: (_ factor: Float, _ x: UnsafeMutablePointer<Float>, _ vectors: Int) -> Void
+    /// `Σ x²[16]` over the vectors.
+    package var squareSums: (_ x: UnsafePointer<Float>, _ vectors: Int, _ sums: UnsafeMutablePointer<Float>) -> Void
 
     package init(
         name: String, tileRows: Int, bandProduct: @escaping (BandProduct) -> Void,
@@ -670,7 +677,10 @@ package struct KernelTable {
             @escaping (
                 UpdateConstants, UnsafeMutablePointer<Float>, UnsafePointer<Float>, UnsafeMutablePointer<Float>,
                 UnsafeMutablePointer<Float>, Int
-            ) -> Void
+            ) -> Void,
+        approach: @escaping (Float, UnsafePointer<Float>, UnsafeMutablePointer<Float>, Int) -> Void,
+        scale: @escaping (Float, UnsafeMutablePointer<Float>, Int) -> Void,
+        squareSums: @escaping (UnsafePointer<Float>, Int, UnsafeMutablePointer<Float>) -> Void
     ) {
         self.name = name
         self.tileRows = tileRows
@@ -714,5 +724,8 @@ package struct KernelTable {
         self.adaptivePoolGradient = adaptivePoolGradient
         self.sgd = sgd
         self.adam = adam
+        self.approach = approach
+        self.scale = scale
+        self.squareSums = squareSums
     }
 }

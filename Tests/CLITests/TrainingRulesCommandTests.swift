@@ -1,0 +1,188 @@
+import Foundation
+import GraftCheckpoint
+import GraftTensor
+import Testing
+
+/// Parameter groups, clipping, accumulation and the average of the weights, from the command line.
+@Suite struct TrainingRulesCommandTests {
+    private static func train(_ data: String, _ run: String, _ more: [String]) throws -> GraftResult {
+        try Graft.run(
+            [
+                "train", data, "--model", "resnet8_cifar", "--out", run, "--epochs", "2", "--batch-size", "4",
+                "--image-size", "32", "--resize", "32", "--device", "cpu",
+            ] + more)
+    }
+
+    @Test func groupsAreSaidAndTheAverageIsSaved() throws {
+        let data = try TemporaryFolder()
+        try data.writeClasses(imagesPerClass: 6)
+        let run = try TemporaryFolder()
+        let result = try Self.train(
+            data.path, run.path,
+            [
+                "--learning-rate", "0.02,layer3:0.005,linear:0.05", "--weight-decay", "0.01", "--no-decay-bias-norm",
+                "--clip-norm", "0.5", "--accumulate", "2", "--ema", "0.9", "--val-split", "0.34",
+            ])
+        #expect(result.status == 0, "\(result.errors)")
+        #expect(result.errors.contains("learning rate 0.02: conv1.weight"), "\(result.errors)")
+        #expect(result.errors.contains("learning rate 0.05, no weight decay: linear.bias"), "\(result.errors)")
+        #expect(result.errors.contains("learning rate 0.005: layer3.0.conv1.weight"), "\(result.errors)")
+        #expect(result.errors.contains("of the average"), "\(result.errors)")
+        #expect(result.output.contains("/ema.safetensors"))
+        // 8 images in batches of 4, two a step.
+        let steps = try String(contentsOfFile: run.path + "/steps.csv", encoding: .utf8).split(separator: "\n")
+        #expect(steps.count == 3)
+        let epochs = try String(contentsOfFile: run.path + "/epochs.csv", encoding: .utf8).split(separator: "\n")
+        #expect(
+            epochs[0] == "epoch,train_loss,train_accuracy,val_loss,val_accuracy,seconds,ema_val_loss,ema_val_accuracy")
+        #expect(epochs[1].split(separator: ",").count == 8)
+        let last = try CheckpointReader.load(run.path + "/last.safetensors").state
+        let averaged = try CheckpointReader.load(run.path + "/ema.safetensors").state
+        #expect(last["linear.weight"] != averaged["linear.weight"])
+        // The best is one of the averages, and no run without an average keeps an older one's.
+        let best = try CheckpointReader.load(run.path + "/best.safetensors").state
+        #expect(best["linear.weight"] != last["linear.weight"])
+        let again = try Self.train(data.path, run.path, ["--epochs", "1"])
+        #expect(again.status == 0, "\(again.errors)")
+        #expect(!FileManager.default.fileExists(atPath: run.path + "/ema.safetensors"))
+    }
+
+    @Test func schedulesImagesAndWeightsGoTogether() throws {
+        let data = try TemporaryFolder()
+        try data.writeClasses(imagesPerClass: 6)
+        let run = try TemporaryFolder()
+        let weights = run.path + "/weights.txt"
+        try "light 2\n\ndark 0.5\n".write(toFile: weights, atomically: true, encoding: .utf8)
+        func arguments(_ name: String) -> [String] {
+            [
+                "--schedule", "one-cycle", "--augment", "crop:0.5,flip,jitter:0.2,randaugment:1:5,erase:0.5", "--mixup",
+                "0.2", "--cutmix", "1", "--class-weights", weights, "--sampler", "balanced", "--keep-best", "1",
+                "--label-smoothing", "0.1",
+            ]
+        }
+        let first = try Self.train(data.path, run.path + "/a", arguments("a") + ["--threads", "1"])
+        #expect(first.status == 0, "\(first.errors)")
+        let second = try Self.train(data.path, run.path + "/b", arguments("b") + ["--threads", "2"])
+        #expect(second.status == 0, "\(second.errors)")
+        let files = try ["a", "b"].map { try Data(contentsOf: URL(filePath: run.path + "/\($0)/last.safetensors")) }
+        #expect(files[0] == files[1])
+        let kept = try FileManager.default.contentsOfDirectory(atPath: run.path + "/a").filter {
+            $0.hasPrefix("epoch-")
+        }
+        #expect(kept.count == 1)
+        // 12 images, 3 steps an epoch, 6 in all: the rate rises to its height at 0.3 · 6 − 1 and falls to almost nothing.
+        let steps = try String(contentsOfFile: run.path + "/a/steps.csv", encoding: .utf8).split(separator: "\n")
+        let rates = steps.dropFirst().compactMap { Double($0.split(separator: ",")[4]) }
+        #expect(rates.count == 6)
+        #expect(abs((rates.first ?? 0) - 0.00004) < 1e-12)
+        #expect((rates.last ?? 1) < 1e-8)
+        #expect(rates.max() == rates[1])
+    }
+
+    @Test(arguments: [
+        ("light 1\n", "has no weight for dark"), ("light 1\ndrak 2\n", "did you mean \"dark\"?"),
+        ("light 1\nlight 1\n", "has a weight already"), ("light\n", "is not a class's name and a weight"),
+    ])
+    func classWeightsThatAreNoneEndWith65(_ text: String, _ message: String) throws {
+        let data = try TemporaryFolder()
+        try data.writeClasses(imagesPerClass: 2)
+        let run = try TemporaryFolder()
+        let file = run.path + "/weights.txt"
+        try text.write(toFile: file, atomically: true, encoding: .utf8)
+        let result = try Self.train(data.path, run.path + "/run", ["--class-weights", file])
+        #expect(result.status == 65, "\(result.errors)")
+        #expect(result.errors.contains(message), "\(result.errors)")
+    }
+
+    @Test func theRecipeIsTheOptionsItSays() throws {
+        let data = try TemporaryFolder()
+        try data.writeClasses(imagesPerClass: 4)
+        let run = try TemporaryFolder()
+        let recipe = try Self.train(data.path, run.path + "/a", ["--recipe", "fine-tune"])
+        #expect(recipe.status == 0, "\(recipe.errors)")
+        let options = "--freeze backbone --unfreeze-at 1:all --layer-decay 0.75 --schedule one-cycle"
+        #expect(recipe.errors.contains("--recipe fine-tune stands for \(options)"), "\(recipe.errors)")
+        #expect(
+            try Graft.run(["help", "train"]).output.split(whereSeparator: \.isWhitespace).joined(separator: " ")
+                .contains(options))
+        let spelled = try Self.train(data.path, run.path + "/b", options.split(separator: " ").map(String.init))
+        #expect(spelled.status == 0, "\(spelled.errors)")
+        let files = try ["a", "b"].map { try Data(contentsOf: URL(filePath: run.path + "/\($0)/last.safetensors")) }
+        #expect(files[0] == files[1])
+        // What is given replaces what the recipe has.
+        let other = try Self.train(data.path, run.path + "/c", ["--recipe", "fine-tune", "--layer-decay", "0.5"])
+        #expect(other.errors.contains("stands for --freeze backbone --unfreeze-at 1:all --schedule one-cycle"))
+        #expect(try Data(contentsOf: URL(filePath: run.path + "/c/last.safetensors")) != files[0])
+    }
+
+    @Test func aLearningRateIsFoundAndDrawn() throws {
+        let data = try TemporaryFolder()
+        try data.writeClasses(imagesPerClass: 6)
+        let out = try TemporaryFolder()
+        func arguments(_ more: [String]) -> [String] {
+            [
+                "find-learning-rate", data.path, "--model", "resnet8_cifar", "--image-size", "32", "--resize", "32",
+                "--device", "cpu", "--batch-size", "4", "--steps", "40", "--from", "1e-5",
+            ] + more
+        }
+        let result = try Graft.run(arguments(["--out", out.path + "/curve", "--json", "--quiet"]))
+        #expect(result.status == 0, "\(result.errors)")
+        #expect(result.errors.isEmpty)
+        let json = try result.json
+        let suggestion = try #require(json["suggestion"] as? Double)
+        #expect((1e-5...10).contains(suggestion))
+        let rates = try #require(json["learning_rates"] as? [Double])
+        #expect(rates.count >= 10 && rates[0] == 1e-5)
+        #expect(zip(rates, rates.dropFirst()).allSatisfy { $0 < $1 })
+        let table = try String(contentsOfFile: out.path + "/curve/learning-rate.csv", encoding: .utf8)
+        #expect(table.hasPrefix("learning_rate,loss,smoothed_loss\n"))
+        #expect(table.split(separator: "\n").count == rates.count + 1)
+        let drawing = try String(contentsOfFile: out.path + "/curve/learning-rate.svg", encoding: .utf8)
+        #expect(drawing.hasPrefix("<svg ") && drawing.hasSuffix("</svg>\n"))
+        #expect(drawing.contains("<polyline"))
+        // The same again, as text.
+        let text = try Graft.run(arguments(["--quiet"]))
+        #expect(text.output.hasPrefix("suggestion  "), "\(text.output)")
+        #expect(try Graft.run(arguments(["--to", "1e-6"])).status == 64)
+    }
+
+    @Test func aRateForNothingNamesWhatIsNear() throws {
+        let data = try TemporaryFolder()
+        try data.writeClasses(imagesPerClass: 2)
+        let run = try TemporaryFolder()
+        let result = try Self.train(data.path, run.path + "/run", ["--learning-rate", "0.01,layer33:0.1"])
+        #expect(result.status == 64 || result.status == 1, "\(result.status)")
+        #expect(result.errors.contains("layer33"))
+        #expect(result.errors.contains("layer3"))
+    }
+
+    @Test(arguments: [
+        (["--learning-rate", "0.1,0.2"], "is not a number of at least 0, or a list such as layer4:1e-4,fc:1e-3"),
+        (["--learning-rate", "layer3:"], "is not a number of at least 0"),
+        (["--learning-rate", ":0.1"], "is not a number of at least 0"),
+        (["--layer-decay", "0"], "is not a number above 0 and at most 1"),
+        (["--layer-decay", "1.1"], "is not a number above 0 and at most 1"),
+        (["--clip-norm", "0"], "is not a number above 0"),
+        (["--accumulate", "0"], "is not a whole number from 1 to 100000"),
+        (["--ema", "1"], "is not a number from 0 and below 1"),
+        (["--no-decay-bias-norm"], "needs a --weight-decay above 0"),
+        (["--schedule", "one-cycle:1"], "is not a schedule"),
+        (["--schedule", "plateau:0.5"], "is not a schedule"),
+        (["--schedule", "plateau:1:2"], "is not a schedule"),
+        (["--schedule", "cosine:2"], "is not a schedule"),
+        (["--schedule", "one-cycle", "--warmup", "3"], "does not go with --warmup"),
+        (["--recipe", "fine-tune", "--warmup", "3"], "does not go with --warmup"),
+        (["--recipe", "finetune"], "did you mean \"fine-tune\"?"),
+        (["--early-stop", "0"], "is not a whole number from 1"),
+        (["--augment", "flips"], "is not none, flip, standard, strong, or a list of crop"),
+        (["--augment", "flip,randaugment:2:31"], "is not none, flip, standard, strong, or a list of crop"),
+        (["--mixup", "-1"], "is not a number of at least 0"),
+        (["--sampler", "balanced", "--no-shuffle"], "does not go with --no-shuffle"),
+        (["--augment", "flip", "--cached-views", "2", "--cutmix", "1"], "does not go with --mixup or --cutmix"),
+    ])
+    func wrongOptionsEndWith64(_ options: [String], _ message: String) throws {
+        let result = try Graft.run(["train", "x", "--model", "m", "--out", "r"] + options)
+        #expect(result.status == 64)
+        #expect(result.errors.contains(message), "\(result.errors)")
+    }
+}
