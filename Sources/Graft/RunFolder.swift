@@ -72,7 +72,7 @@ public final class RunFolder {
     public init(_ path: String) throws {
         self.path = path
         do {
-            try FileManager.default.createDirectory(atPath: path, withIntermediateDirectories: true)
+            try createFolder(path)
         } catch {
             throw GraftError.outputFailed(
                 "cannot create the folder \(path): \(systemReason(of: error)); choose another --out")
@@ -117,7 +117,7 @@ public final class RunFolder {
     /// - Parameters:
     ///   - description: what is about to begin.
     ///   - validation: the validation images, which mistakes are named after.
-    ///   - resumingAtStep: the next step of a run that goes on in this folder: what `run.json` and the event files say
+    ///   - resumingAtStep: the next step of a run that goes on in this folder, nil to take that of ``resume(_:)``: what `run.json` and the event files say
     ///     about earlier steps stays, what the event files say about this and later ones is declared void.
     /// - Throws: ``GraftError/damagedFile(_:)`` for the `run.json` of a run that goes on.
     public func begin(
@@ -125,6 +125,7 @@ public final class RunFolder {
     ) throws {
         var description = description
         validationImages = validation
+        let resumingAtStep = resumingAtStep ?? self.resumingAtStep
         self.resumingAtStep = resumingAtStep
         if let resumingAtStep, FileManager.default.fileExists(atPath: file(Name.description)) {
             let earlier = try RunDescription(contentsOf: file(Name.description))
@@ -417,6 +418,7 @@ public final class RunFolder {
         bestScore = score
         removeLeftovers()
         isStateWhole = (try? TrainingState(contentsOf: file(Name.state))) != nil
+        resumingAtStep = state.stepCount
         last = (state.epoch, max(state.stepCount - 1, 0))
         let epochCount = state.isEpochFinished ? state.epoch + 1 : state.epoch
         let stepLines = rows(of: Name.steps, below: state.stepCount)
