@@ -87,6 +87,10 @@ struct ONNXGraphReader {
         /// A layer's output.
         case activation(Int)
         case constant(ONNXTensor)
+        /// A layer's output `[N, H, W, C]`.
+        case channelsLast(Int)
+        /// What some nodes of a layer of several have made of an output.
+        case partial(ONNXPartial)
         /// Every n-th row (axis 2) or column (axis 3) of a layer's output, until the other axis follows.
         case halfSubsampled(Int, axis: Int64, step: Int64)
         /// The extents of an activation, or some of them: what shape computations hand on.
@@ -334,7 +338,7 @@ struct ONNXGraphReader {
         guard values.count == shape.elementCount else {
             throw NodeRefusal("its \(suffix) has \(values.count) elements, not \(shape.elementCount)")
         }
-        parameters["\(nodes[layer].name).\(suffix)"] = HostTensor(shape, values)
+        parameters["\(nodes[layer].module).\(suffix)"] = HostTensor(shape, values)
     }
 
     /// The values of a constant that must have so many elements.
@@ -387,6 +391,12 @@ struct ONNXGraphReader {
 
     /// Whether PyTorch's exporters wrote the node and say in which module it stands.
     static func isTraced(_ node: ONNXNode) -> Bool { !node.scopes.isEmpty || node.name.hasPrefix("/") }
+
+    /// The name of a layer that several nodes are: the module around them where it is nothing else.
+    func decomposedName(_ node: ONNXNode) -> String {
+        let place = path(node)
+        return Self.isTraced(node) && !place.isEmpty && !containers.contains(place) ? place : layerName(node)
+    }
 
     /// Operators that PyTorch's networks call as functions, not as modules.
     private static let functions: Set<String> = [

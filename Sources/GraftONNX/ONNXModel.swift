@@ -63,6 +63,8 @@ struct ONNXTensor {
 
     var name = ""
     var dimensions: [Int64] = []
+    /// The rank that it has in the file where nodes have given it more axes.
+    var storedRank: Int?
     var dataType: Int64 = 0
     var raw: Range<Int>?
     var floats: [Float] = []

@@ -8,6 +8,7 @@ enum ONNXOperators {
     typealias Operation = @Sendable (inout ONNXGraphReader, ONNXNode) throws -> ONNXGraphReader.Value
 
     static let table: [String: Operation] = layers.merging(constants) { first, _ in first }
+        .merging(decompositions) { first, _ in first }
 
     private static let layers: [String: Operation] = [
         "Conv": convolution, "Gemm": gemm, "MatMul": matrixProduct, "BatchNormalization": batchNormalization,
@@ -26,7 +27,7 @@ enum ONNXOperators {
     ]
 
     private static let constants: [String: Operation] = [
-        "Constant": constant, "Shape": extents, "Gather": gather, "Unsqueeze": identity, "Cast": identity,
+        "Constant": constant, "Shape": extents, "Gather": gather, "Cast": identity,
     ]
 
     // MARK: Layers with weights
@@ -65,6 +66,7 @@ enum ONNXOperators {
     private static let convolution: Operation = { reader, node in
         let input = try reader.activation(node)
         let weight = try reader.constant(node, 1)
+        if weight.storedRank == 2 { return try pixelwiseLinear(&reader, node, input, weight) }
         let extents = weight.dimensions
         guard extents.count == 4, extents.allSatisfy({ $0 > 0 && $0 <= 1 << 24 }) else {
             throw NodeRefusal("its weight has shape \(extents), only convolutions of images are read")
@@ -93,6 +95,35 @@ enum ONNXOperators {
         return .activation(index)
     }
 
+    /// A convolution whose weight is a linear layer's: our own form of one on each pixel.
+    private static func pixelwiseLinear(
+        _ reader: inout ONNXGraphReader, _ node: ONNXNode, _ input: Int, _ weight: ONNXTensor
+    ) throws -> ONNXGraphReader.Value {
+        let extents = weight.dimensions
+        guard extents.count == 4, extents[2] == 1, extents[3] == 1, extents.allSatisfy({ $0 > 0 && $0 <= 1 << 24 }),
+            try same(node.numbers("strides"), count: 2, default: 1, "strides") == 1,
+            try padding(node, kernel: 1, dilation: 1, stride: 1) == 0, node.number("group", default: 1) == 1,
+            reader.input(node, 2) != nil
+        else { throw NodeRefusal("a linear layer's weight is read as that of a plain 1×1 convolution with bias only") }
+        return .activation(
+            try addPixelwiseLinear(
+                &reader, node, input, inputs: Int(extents[1]), outputs: Int(extents[0]), name: weight.name,
+                weight: reader.values(weight, count: weight.elementCount(reader.file), "weight"),
+                bias: reader.values(reader.constant(node, 2), count: Int(extents[0]), "bias")))
+    }
+
+    private static func addPixelwiseLinear(
+        _ reader: inout ONNXGraphReader, _ node: ONNXNode, _ input: Int, inputs: Int, outputs: Int, name: String,
+        weight: [Float], bias: [Float]
+    ) throws -> Int {
+        let index = try reader.addLayer(
+            reader.moduleName(node, weight: name), .pixelwiseLinear(inputFeatures: inputs, outputFeatures: outputs),
+            [input])
+        try reader.set(index, "weight", [outputs, inputs], weight)
+        try reader.set(index, "bias", [outputs], bias)
+        return index
+    }
+
     /// A linear layer's input: what is `[N, C]`.
     private static func flatInput(_ reader: ONNXGraphReader, _ node: ONNXNode) throws -> Int {
         let input = try reader.activation(node)
@@ -100,7 +131,7 @@ enum ONNXOperators {
         return input
     }
 
-    private static func transposed(_ values: [Float], rows: Int, columns: Int) -> [Float] {
+    static func transposed(_ values: [Float], rows: Int, columns: Int) -> [Float] {
         (0..<columns).flatMap { column in (0..<rows).map { values[$0 * columns + column] } }
     }
 
@@ -138,7 +169,9 @@ enum ONNXOperators {
     }
 
     private static let matrixProduct: Operation = { reader, node in
-        let input = try flatInput(reader, node)
+        let place = place(reader, node)
+        let isPixelwise = place?.isChannelsLast ?? false
+        let input = try isPixelwise ? place?.layer ?? 0 : flatInput(reader, node)
         let weight = try reader.constant(node, 1)
         guard weight.dimensions.count == 2, weight.dimensions.allSatisfy({ $0 > 0 && $0 <= 1 << 30 }) else {
             throw NodeRefusal("its weight has shape \(weight.dimensions), expected two extents")
@@ -146,6 +179,14 @@ enum ONNXOperators {
         let inputs = Int(weight.dimensions[0])
         let outputs = Int(weight.dimensions[1])
         let values = try reader.values(weight, count: weight.elementCount(reader.file), "weight")
+        if isPixelwise {
+            let index = try addPixelwiseLinear(
+                &reader, node, input, inputs: inputs, outputs: outputs, name: weight.name,
+                weight: transposed(values, rows: inputs, columns: outputs),
+                bias: [Float](repeating: 0, count: outputs))
+            if reader.hasOneReader(node.output) { reader.awaitsBias.insert(index) }
+            return .channelsLast(index)
+        }
         let index = try reader.addLayer(
             reader.moduleName(node, weight: node.inputs[1]), .linear(inputFeatures: inputs, outputFeatures: outputs),
             [input])
@@ -204,12 +245,15 @@ enum ONNXOperators {
         guard node.text("approximate") ?? "none" == "none" else {
             throw NodeRefusal("its approximation by tanh is not read")
         }
-        return try function(.gelu, &reader, node)
+        guard let place = place(reader, node) else { throw NodeRefusal("its input 0 is not made by a layer") }
+        let layer = try reader.addLayer(reader.layerName(node), .activation(.gelu), [place.layer])
+        return ONNXPlace(layer: layer, isChannelsLast: place.isChannelsLast).value
     }
 
     /// A value times its own gate, or times one factor for each channel.
     private static let product: Operation = { reader, node in
         guard node.inputs.count == 2 else { throw NodeRefusal("it has \(node.inputs.count) inputs, not two") }
+        if let value = try partialProduct(&reader, node) { return value }
         let operands = try [reader.activation(node, 0), reader.activation(node, 1)]
         for (place, value) in [(1, operands[0]), (0, operands[1])] where reader.nodes[operands[place]].inputs == [value]
         {
@@ -307,10 +351,11 @@ enum ONNXOperators {
     }
 
     private static let mean: Operation = { reader, node in
+        if let value = try channelMean(reader, node) { return value }
         let input = try reader.activation(node)
         guard let axes = try reader.integers(node, attribute: "axes", input: 1), !reader.isFlat(input),
             Set(axes.map { $0 < 0 ? $0 + 4 : $0 }) == [2, 3]
-        else { throw NodeRefusal("only means over height and width are read") }
+        else { throw NodeRefusal("only means over height and width, and those of layer norms, are read") }
         let index = try reader.addLayer(
             reader.layerName(node), .adaptiveAveragePooling(height: 1, width: 1), [input])
         guard node.number("keepdims", default: 1) == 0 else { return .activation(index) }
@@ -319,6 +364,7 @@ enum ONNXOperators {
 
     private static let add: Operation = { reader, node in
         guard node.inputs.count == 2 else { throw NodeRefusal("it adds \(node.inputs.count) values, not two") }
+        if let value = try partialSum(&reader, node) { return value }
         for (index, other) in [(0, 1), (1, 0)] {
             guard case .constant(let tensor)? = reader.input(node, other) else { continue }
             // The bias of a product.
@@ -394,6 +440,11 @@ enum ONNXOperators {
     }
 
     private static let flatten: Operation = { reader, node in
+        if case .constant(var tensor)? = reader.input(node, 0), !tensor.isInteger, node.number("axis", default: 1) == 0
+        {
+            tensor.dimensions = [1, Int64(try tensor.elementCount(reader.file))]
+            return .constant(tensor)
+        }
         let input = try reader.activation(node)
         let axis = node.number("axis", default: 1)
         guard axis == 1 || axis == (reader.isFlat(input) ? -1 : -3) else {
@@ -456,10 +507,12 @@ enum ONNXOperators {
     /// The value itself: what copies, casts and unsqueezes shapes or constants do to what is read of them.
     private static let identity: Operation = { reader, node in
         guard let value = reader.input(node, 0) else { throw NodeRefusal("it has no input") }
-        if case .activation = value, node.operation != "Identity" {
-            throw NodeRefusal("it is read for shapes and constants only")
+        switch value {
+        case .constant, .extents: return value
+        case .activation, .channelsLast, .partial, .halfSubsampled, .unknown:
+            guard node.operation == "Identity" else { throw NodeRefusal("it is read for shapes and constants only") }
+            return value
         }
-        return value
     }
 
     private static let constant: Operation = { reader, node in

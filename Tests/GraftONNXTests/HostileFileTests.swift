@@ -162,6 +162,63 @@ import Testing
         #expect(text.contains("LSTM first") && text.contains("com.microsoft.Relu third"))
     }
 
+    /// GELU and layer norm are read where all their parts are of the same layer, and nowhere else.
+    @Test func partsThatMakeNoLayerAreRefused() throws {
+        let channels = [("axes", Self.ints([1]))]
+        let scalars = [
+            Constant(name: "root", dimensions: [], floats: [Float(2).squareRoot()]),
+            Constant(name: "one", dimensions: [], floats: [1]), Constant(name: "half", dimensions: [], floats: [0.5]),
+            Constant(name: "epsilon", dimensions: [], floats: [1e-6]), Self.weight,
+            Constant(name: "factors", dimensions: [3, 1, 1], floats: [1, 2, 3]),
+            Constant(name: "row", dimensions: [3], floats: [1, 2, 3]),
+        ]
+        func gelu(source: String = "x", one: String = "one", half: String = "half") -> [Node] {
+            [
+                Node(operation: "Relu", inputs: ["x"], outputs: ["r"]),
+                Node(operation: "Div", inputs: ["x", "root"], outputs: ["s"], name: "divide"),
+                Node(operation: "Erf", inputs: ["s"], outputs: ["e"], name: "erf"),
+                Node(operation: "Add", inputs: ["e", one], outputs: ["p"], name: "add"),
+                Node(operation: "Mul", inputs: [source, "p"], outputs: ["d"], name: "double"),
+                Node(operation: "Mul", inputs: ["d", half], outputs: ["g"], name: "gelu"),
+            ]
+        }
+        func norm(centered: String = "x", square: String = "c", factors: String = "factors") -> [Node] {
+            [
+                Node(operation: "Relu", inputs: ["x"], outputs: ["r"]),
+                Node(operation: "ReduceMean", inputs: ["x"], outputs: ["m"], name: "mean", attributes: channels),
+                Node(operation: "Sub", inputs: [centered, "m"], outputs: ["c"], name: "center"),
+                Node(operation: "Mul", inputs: ["c", square], outputs: ["q"], name: "square"),
+                Node(operation: "ReduceMean", inputs: ["q"], outputs: ["v"], name: "variance", attributes: channels),
+                Node(operation: "Add", inputs: ["v", "epsilon"], outputs: ["w"], name: "shift"),
+                Node(operation: "Sqrt", inputs: ["w"], outputs: ["d"], name: "root"),
+                Node(operation: "Div", inputs: ["c", "d"], outputs: ["n"], name: "normalize"),
+                Node(operation: "Mul", inputs: ["n", factors], outputs: ["f"], name: "scale"),
+                Node(operation: "Add", inputs: ["f", factors], outputs: ["g"], name: "norm"),
+            ]
+        }
+        let rest = [Node(operation: "GlobalAveragePool", inputs: ["g"], outputs: ["a"]), Self.flat[1], Self.head]
+        for whole in [gelu(), norm()] {
+            let network = try ONNXImport.network(Self.model(whole + rest, scalars), name: "test")
+            #expect(network.graph.nodes.count == 5, "\(network.graph.nodes)")
+        }
+        for (broken, node) in [
+            (gelu(source: "r"), "double"), (gelu(one: "half"), "add"), (gelu(half: "one"), "gelu"),
+            (norm(centered: "r"), "center"), (norm(square: "x"), "square"), (norm(factors: "row"), "scale"),
+        ] {
+            guard case .unsupportedNodes(_, let found)? = Self.failure(Self.model(broken + rest, scalars)) else {
+                Issue.record("\(node) was not refused")
+                continue
+            }
+            #expect(found.map(\.name) == [node])
+        }
+        // A part is no output.
+        let alone = [Node(operation: "Div", inputs: ["x", "root"], outputs: ["y"])]
+        guard case .malformed? = Self.failure(Self.model(alone, scalars)) else {
+            Issue.record("a part was taken for an output")
+            return
+        }
+    }
+
     @Test func cyclesAndDoubleNamesAreErrors() {
         let cycle = [
             Node(operation: "Add", inputs: ["x", "q"], outputs: ["p"]),

@@ -24,15 +24,24 @@ import Testing
         x = graph.add("block.cat", .concatenation, inputs: [x, shortcut, x])
         x = graph.add("average", .averagePooling(kernel: 2, stride: 1, padding: 1), x)
         x = graph.add("drop", .dropout(rate: 0.25), x)
-        for function in [Activation.relu6, .silu, .hardSwish, .hardSigmoid, .sigmoid] {
+        for function in [Activation.relu6, .silu, .hardSwish, .hardSigmoid, .sigmoid, .gelu] {
             x = graph.add("functions.\(function.rawValue)", .activation(function), x)
         }
         var gate = graph.add("se.avgpool", .adaptiveAveragePooling(height: 1, width: 1), x)
         gate = graph.add("se.fc", .convolution(ConvolutionLayer(24, 24, kernel: 1, bias: true)), gate)
         gate = graph.add("se.scale_activation", .activation(.sigmoid), gate)
         x = graph.add("se.mul", .channelScale, x, gate)
+        let start = x
+        x = graph.add("next.norm", .layerNormalization(channels: 24, epsilon: 1e-6), x)
+        x = graph.add("next.wide", .pixelwiseLinear(inputFeatures: 24, outputFeatures: 30), x)
+        x = graph.add("next.gelu", .activation(.gelu), x)
+        x = graph.add("next.narrow", .pixelwiseLinear(inputFeatures: 30, outputFeatures: 24), x)
+        x = graph.add("next.mul", .layerScale(channels: 24), x)
+        x = graph.add("next.add", .add, x, start)
         x = graph.add("avgpool", .adaptiveAveragePooling(height: 1, width: 1), x)
         x = graph.add("flatten", .flatten, x)
+        x = graph.add("flat.norm", .layerNormalization(channels: 24, epsilon: 1e-3), x)
+        x = graph.add("flat.mul", .layerScale(channels: 24), x)
         x = graph.add("classifier.0", .linear(inputFeatures: 24, outputFeatures: 7), x)
         x = graph.add("classifier.1", .relu, x)
         _ = graph.add("classifier.2", .linear(inputFeatures: 7, outputFeatures: 4), x)

@@ -9,9 +9,10 @@ import Testing
 /// Networks that `torch.onnx.export` wrote: their scores are PyTorch's, they train, they are saved and come back.
 @Suite struct ONNXTests {
     private static let folder = URL(filePath: #filePath).deletingLastPathComponent().appending(path: "Fixtures").path
-    static let files = ["TinyResNet", "TinySqueezeNet", "TinyVGG"].flatMap { name in
-        ["folded", "kept", "dynamo"].map { (name, $0) }
-    }
+    static let files =
+        ["TinyResNet", "TinySqueezeNet", "TinyVGG", "TinyMobileNet"].flatMap { name in
+            ["folded", "kept", "dynamo"].map { (name, $0) }
+        } + [("TinyConvNeXt", "folded"), ("TinyConvNeXt", "kept")]
 
     private static func path(_ network: String, _ kind: String) -> String { "\(folder)/\(network)-\(kind).onnx" }
 
@@ -70,6 +71,41 @@ import Testing
         #expect(try Model(weights: Self.path("TinySqueezeNet", "kept")).architecture.headName == "classifier.1")
     }
 
+    /// Functions that files write as several nodes are one layer, where the module stands.
+    @Test(arguments: ["folded", "kept", "dynamo"]) func functionsOfSeveralNodesAreOneLayer(_ kind: String) throws {
+        let mobile = try Model(weights: Self.path("TinyMobileNet", kind)).graph
+        for (name, layer) in [
+            ("features.0.2", Layer.activation(.relu6)), ("features.2.2", .activation(.silu)),
+            ("features.3.activation", .activation(.silu)), ("features.3.scale_activation", .activation(.sigmoid)),
+            ("features.3.mul", .channelScale), ("features.4.2", .activation(.hardSwish)),
+            ("features.5.scale_activation", .activation(.hardSigmoid)), ("features.5.mul", .channelScale),
+            ("classifier.1", .activation(.hardSwish)),
+        ] {
+            #expect(mobile.nodes.first { $0.name == name }?.layer == layer, "\(name) in \(mobile.nodes.map(\.name))")
+        }
+        guard case .convolution(let depthwise)? = mobile.nodes.first(where: { $0.name == "features.1.0" })?.layer else {
+            Issue.record("there is no features.1.0")
+            return
+        }
+        #expect(depthwise.groups == 8)
+        guard kind != "dynamo" else { return }
+        let next = try Model(weights: Self.path("TinyConvNeXt", kind))
+        for (name, layer) in [
+            ("features.0.1", Layer.layerNormalization(channels: 6, epsilon: 1e-6)),
+            ("features.1.0.block.2", .layerNormalization(channels: 6, epsilon: 1e-6)),
+            ("features.1.0.block.3", .pixelwiseLinear(inputFeatures: 6, outputFeatures: 24)),
+            ("features.1.0.block.4", .activation(.gelu)),
+            ("features.1.0.block.5", .pixelwiseLinear(inputFeatures: 24, outputFeatures: 6)),
+            ("features.1.0.mul", .layerScale(channels: 6)),
+            ("classifier.0", .layerNormalization(channels: 10, epsilon: 1e-6)),
+        ] {
+            #expect(
+                next.graph.nodes.first { $0.name == name }?.layer == layer, "\(name) in \(next.graph.nodes.map(\.name))"
+            )
+        }
+        #expect(next.state["features.3.0.layer_scale"]?.shape == [10, 1, 1])
+    }
+
     @Test(arguments: files) func aNewHeadTrains(_ network: String, _ kind: String) throws {
         var model = try Model(weights: Self.path(network, kind))
         model.preprocessing = try ImagePreprocessing(imageSize: 32, resize: nil)
@@ -98,8 +134,11 @@ import Testing
     }
 
     /// An exported architecture of Graft's comes back as itself, dropout and all.
-    @Test(arguments: ["resnet20_cifar", "squeezenet1_1", "resnet18"]) func ownFilesAreRecognised(_ name: String) throws
-    {
+    @Test(arguments: [
+        "resnet20_cifar", "squeezenet1_1", "resnet18", "mobilenet_v2", "mobilenet_v3_small", "efficientnet_b0",
+        "densenet121", "regnet_y_400mf", "convnext_tiny",
+    ])
+    func ownFilesAreRecognised(_ name: String) throws {
         let temporary = try FolderForTest()
         var model = try Model(name, classCount: 3, seed: 4)
         model.classNames = ["ant", "bee", "crane"]
@@ -145,6 +184,17 @@ import Testing
             try Safetensors.write(loaded.state, metadata: metadata, to: temporary.path("d.safetensors"))
             #expect(throws: GraftError.self, "\(old) as \(new)") { try Model(weights: temporary.path("d.safetensors")) }
         }
+    }
+
+    /// Layer scales have their module's name: two of one module would be one tensor.
+    @Test func tensorsOfOneNameAreAnError() throws {
+        let input = Graph.Node(name: "input", layer: .input(channels: 3), inputs: [])
+        let first = Graph.Node(name: "block.mul", layer: .layerScale(channels: 3), inputs: [0])
+        let second = Graph.Node(name: "other.mul", layer: .layerScale(channels: 3), inputs: [1])
+        let graph = try Graph(checking: [input, first, second], height: 8, width: 8)
+        #expect(graph.parameters.map(\.name) == ["block.layer_scale", "other.layer_scale"])
+        let again = Graph.Node(name: "block.mul_1", layer: .layerScale(channels: 3), inputs: [1])
+        #expect(throws: GraphError.self) { try Graph(checking: [input, first, again], height: 8, width: 8) }
     }
 
     @Test func aFileThatIsNoModelIsAnError() throws {

@@ -3,8 +3,10 @@
 
 export   every architecture of torchvision that Graft has: random weights from torchvision, `graft convert` to ONNX,
          onnx.checker (full), ONNX Runtime at two batch sizes against torchvision's own scores; a feature extractor.
-import   what torch.onnx.export writes, by both exporters: scores on pictures against PyTorch's.
-train    five steps of SGD over all parameters of imported networks: losses against PyTorch's.
+import   what torch.onnx.export writes, by both exporters: scores on pictures against PyTorch's; what Graft cannot read
+         (the newer exporter's ConvNeXt) is an error that names the nodes.
+train    five steps of SGD over all parameters of imported networks: losses against PyTorch's. Beside each stands how
+         far PyTorch's own losses move between its two memory layouts; the bound is eight times that where it is more.
 
 Needs torch, torchvision, onnx, onnxruntime, onnxscript, safetensors, numpy and pillow, and a built `graft`. Exit code 0
 when all is equal within the bounds it prints.
@@ -55,6 +57,9 @@ def lively(model):
         for parameter in model.parameters():
             if parameter.dim() == 1:
                 parameter.add_(torch.randn_like(parameter) * 0.05)
+        for module in model.modules():
+            if hasattr(module, "layer_scale"):
+                module.layer_scale.uniform_(0.1, 0.5)
     return model.eval()
 
 
@@ -115,19 +120,25 @@ def pictures(root, size, count):
     return torch.stack(tensors), torch.tensor([classes.index(f.parent.name) for f in files])
 
 
-def written(model, folder, size):
-    """Both exporters' files, constants folded and batch norms kept."""
+IMPORTS = "resnet18,squeezenet1_1,vgg11_bn,mobilenet_v2,efficientnet_b0,densenet121,convnext_tiny"
+KINDS = ["legacy, folded", "legacy, kept", "dynamo"]
+
+
+def written(model, folder, size, kind):
+    """A file by one of both exporters, constants folded or batch norms kept."""
     x = torch.randn(2, 3, size, size)
+    path = folder / "written.onnx"
     axes = {"input": {0: "batch"}, "logits": {0: "batch"}}
     legacy = dict(dynamo=False, dynamic_axes=axes, input_names=["input"], output_names=["logits"])
-    torch.onnx.export(model, (x,), folder / "folded.onnx", **legacy)
-    yield "legacy, folded", folder / "folded.onnx"
-    torch.onnx.export(model, (x,), folder / "kept.onnx", do_constant_folding=False,
-                      training=torch.onnx.TrainingMode.PRESERVE, **legacy)
-    yield "legacy, kept", folder / "kept.onnx"
-    torch.onnx.export(model, (x,), folder / "dynamo.onnx", dynamo=True, external_data=False, verbose=False,
-                      dynamic_shapes=({0: torch.export.Dim("batch")},))
-    yield "dynamo", folder / "dynamo.onnx"
+    if kind == "legacy, folded":
+        torch.onnx.export(model, (x,), path, **legacy)
+    elif kind == "legacy, kept":
+        torch.onnx.export(model, (x,), path, do_constant_folding=False,
+                          training=torch.onnx.TrainingMode.PRESERVE, **legacy)
+    else:
+        torch.onnx.export(model, (x,), path, dynamo=True, external_data=False, verbose=False,
+                          dynamic_shapes=({0: torch.export.Dim("batch")},))
+    return path
 
 
 def load(graft, folder, names, data, device):
@@ -139,49 +150,67 @@ def load(graft, folder, names, data, device):
             model.load_state_dict(torch.load(data / "squeezenet1_1/squeezenet1_1.pth", weights_only=True))
         with torch.no_grad():
             expected = model(x).numpy()
-        for kind, path in written(model, folder, 224):
-            run(graft, "extract", data / "hymenoptera_val16_224_png", "--weights", path, "--layer", "logits", "--limit", 6,
-                "--image-size", 224, "--resize", 224, "--out", folder / "f.npz", "--quiet", "--exact", "--device", device)
+        for kind in KINDS:
+            path = written(model, folder, 224, kind)
+            command = ["extract", data / "hymenoptera_val16_224_png", "--weights", path, "--layer", "logits", "--limit",
+                       6, "--image-size", 224, "--resize", 224, "--out", folder / "f.npz", "--quiet", "--exact",
+                       "--device", device]
+            if name.startswith("convnext") and kind == "dynamo":
+                refused = subprocess.run([graft, *map(str, command)], capture_output=True, text=True)
+                assert refused.returncode == 65 and "Range" in refused.stderr, refused
+                print(f"import {name:18} {kind:15} {device}: refused, with its nodes", flush=True)
+                continue
+            run(graft, *command)
             found = difference(numpy.load(folder / "f.npz")["logits"], expected)
             print(f"import {name:18} {kind:15} {device}: scores differ by {found:.1e}", flush=True)
             assert found < BOUND, (name, kind)
 
 
+def follow(model, state, x, y, batch, layout):
+    """PyTorch's losses of five steps."""
+    model.load_state_dict(state)
+    model = model.to(memory_format=layout).train()
+    for module in model.modules():
+        if isinstance(module, (torch.nn.Dropout, torchvision.ops.StochasticDepth)):
+            module.eval()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.001, momentum=0.9)
+    losses = []
+    for step in range(5):
+        part = slice(batch * step, batch * step + batch)
+        loss = torch.nn.functional.cross_entropy(model(x[part].to(memory_format=layout)), y[part])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
 def train(graft, folder, names, data, device):
-    x, y = pictures(data / "hymenoptera64_png", 64, 40)
     for name in names:
+        # The older exporter does not write VGG's average of 7 by 7 for pictures so small that they have fewer pixels.
+        folder_name, size, batch = ("hymenoptera_val16_224_png", 224, 3) if name.startswith("vgg") else (
+            "hymenoptera64_png", 64, 8)
+        x, y = pictures(data / folder_name, size, 5 * batch)
         torch.manual_seed(2)
         model = lively(torchvision.models.get_model(name, num_classes=2))
         state = collections.OrderedDict((k, v.clone()) for k, v in model.state_dict().items())
-        for kind, path in written(model, folder, 64):
-            if kind != "legacy, kept":
-                continue
-            model.load_state_dict(state)
-            model.train()
-            for module in model.modules():
-                if isinstance(module, torch.nn.Dropout):
-                    module.p = 0
-            optimizer = torch.optim.SGD(model.parameters(), lr=0.001, momentum=0.9)
-            expected = []
-            for step in range(5):
-                batch = slice(8 * step, 8 * step + 8)
-                loss = torch.nn.functional.cross_entropy(model(x[batch]), y[batch])
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                expected.append(loss.item())
-            run(graft, "train", data / "hymenoptera64_png", "--weights", path, "--out", folder / "run", "--steps", 5,
-                "--batch-size", 8, "--no-shuffle", "--unfreeze", "all", "--dropout", "off", "--image-size", 64,
-                "--resize", 64, "--device", device, "--quiet", "--limit", 40)
-            with open(folder / "run/steps.csv") as file:
-                found = [float(row["loss"]) for row in csv.DictReader(file)]
-            worst = max(abs(a - b) / abs(b) for a, b in zip(found, expected, strict=True))
-            print(f"train  {name:18} {device}: 5 losses {', '.join(f'{v:.5f}' for v in found)}; "
-                  f"PyTorch's differ by {worst:.1e}", flush=True)
-            assert worst < 2e-4, (name, found, expected)
-            back = safetensors.torch.load_file(folder / "run/last.safetensors")
-            model.load_state_dict(back, strict=False)
-            run(graft, "summary", path)
+        path = written(model, folder, size, "legacy, kept")
+        expected = follow(model, state, x, y, batch, torch.contiguous_format)
+        other = follow(model, state, x, y, batch, torch.channels_last)
+        run(graft, "train", data / folder_name, "--weights", path, "--out", folder / "run", "--steps", 5,
+            "--batch-size", batch, "--no-shuffle", "--unfreeze", "all", "--dropout", "off", "--image-size", size,
+            "--resize", size, "--device", device, "--quiet", "--limit", 5 * batch)
+        with open(folder / "run/steps.csv") as file:
+            found = [float(row["loss"]) for row in csv.DictReader(file)]
+        worst = max(abs(a - b) / abs(b) for a, b in zip(found, expected, strict=True))
+        own = max(abs(a - b) / abs(b) for a, b in zip(other, expected))
+        print(f"train  {name:18} {device}: 5 losses {', '.join(f'{v:.5f}' for v in found)}; "
+              f"PyTorch's differ by {worst:.1e}, its own by {own:.1e}", flush=True)
+        assert worst < max(2e-4, 8 * own), (name, found, expected)
+        # Every parameter and statistic is there under PyTorch's name.
+        report = model.load_state_dict(safetensors.torch.load_file(folder / "run/last.safetensors"), strict=False)
+        assert not report.unexpected_keys and not report.missing_keys, (name, report)
+        run(graft, "summary", path)
 
 
 def main():
@@ -190,7 +219,7 @@ def main():
     parser.add_argument("--shared", default=str(ROOT.parent / "shared"))
     parser.add_argument("--size", type=int, default=96, help="side of the exported networks' images")
     parser.add_argument("--models", help="export these alone, separated by commas")
-    parser.add_argument("--imports", default="resnet18,squeezenet1_1,vgg11_bn")
+    parser.add_argument("--imports", default=IMPORTS)
     parser.add_argument("--parts", default="export,import,train")
     parser.add_argument("--devices", default="cpu,opencl")
     options = parser.parse_args()
@@ -209,7 +238,7 @@ def main():
             if "import" in options.parts:
                 load(options.graft, folder, imports, data, device)
             if "train" in options.parts:
-                train(options.graft, folder, [n for n in imports if not n.startswith("vgg")], data, device)
+                train(options.graft, folder, imports, data, device)
 
 
 if __name__ == "__main__":
