@@ -29,7 +29,8 @@ enum FindLearningRateCommand {
             ArgumentGroup(
                 "Model",
                 [
-                    Shared.model, Shared.weights, Shared.offline, TrainableSet.headWeights, TrainableSet.classes,
+                    Shared.modelUnlessWeights, Shared.weights, Shared.offline, TrainableSet.headWeights,
+                    TrainableSet.classes,
                     Shared.classesFile,
                 ]),
             ArgumentGroup(
@@ -46,6 +47,7 @@ enum FindLearningRateCommand {
             Shared.runGroup(seeded: true),
             ArgumentGroup("Output", [out, Shared.quiet, Shared.json]),
         ],
+        waived: { $0[Shared.weights] == nil ? [] : [Shared.modelUnlessWeights.name] },
         validate: { values throws(UsageError) in
             guard values[lowest] < values[highest] else {
                 throw UsageError("--from \(values[lowest]) must be less than --to \(values[highest])")
