@@ -76,7 +76,7 @@ struct DeviceVerdicts: Sendable {
         }.joined()
         let path = file(key).path
         do {
-            try FileManager.default.createDirectory(at: folder, withIntermediateDirectories: true)
+            try createFolder(folder.path)
         } catch {
             throw GraftError.outputFailed(
                 "the folder \(folder.path) of the verdicts cannot be made: \(systemReason(of: error)); set GRAFT_CACHE "

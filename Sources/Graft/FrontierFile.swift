@@ -81,7 +81,7 @@ final class FrontierFile: Sendable {
         let needed = Self.headerByteCount + imageCount * stride
         guard needed <= limit else { throw .tooLarge(needed: needed, allowed: limit) }
         do {
-            try FileManager.default.createDirectory(at: folder, withIntermediateDirectories: true)
+            try createFolder(folder.path)
         } catch {
             throw .failed("\(folder.path) cannot be made: \(GraftTensor.systemReason(of: error))")
         }

@@ -89,7 +89,7 @@ public final class RunFolder {
         self.path = path
         self.keptCount = keptCount
         do {
-            try FileManager.default.createDirectory(atPath: path, withIntermediateDirectories: true)
+            try createFolder(path)
         } catch {
             throw GraftError.outputFailed(
                 "cannot create the folder \(path): \(systemReason(of: error)); choose another --out")
@@ -134,7 +134,7 @@ public final class RunFolder {
     /// - Parameters:
     ///   - description: what is about to begin.
     ///   - validation: the validation images, which mistakes are named after.
-    ///   - resumingAtStep: the next step of a run that goes on in this folder: what `run.json` and the event files say
+    ///   - resumingAtStep: the next step of a run that goes on in this folder, nil to take that of ``resume(_:)``: what `run.json` and the event files say
     ///     about earlier steps stays, what the event files say about this and later ones is declared void.
     /// - Throws: ``GraftError/damagedFile(_:)`` for the `run.json` of a run that goes on.
     public func begin(
@@ -142,6 +142,7 @@ public final class RunFolder {
     ) throws {
         var description = description
         validationImages = validation
+        let resumingAtStep = resumingAtStep ?? self.resumingAtStep
         self.resumingAtStep = resumingAtStep
         if let resumingAtStep, FileManager.default.fileExists(atPath: file(Name.description)) {
             let earlier = try RunDescription(contentsOf: file(Name.description))
@@ -491,6 +492,7 @@ public final class RunFolder {
         }
         removeLeftovers()
         isStateWhole = (try? TrainingState(contentsOf: file(Name.state))) != nil
+        resumingAtStep = state.stepCount
         last = (state.epoch, max(state.stepCount - 1, 0))
         let epochCount = state.isEpochFinished ? state.epoch + 1 : state.epoch
         let stepLines = rows(of: Name.steps, below: state.stepCount)

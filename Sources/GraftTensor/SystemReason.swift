@@ -22,3 +22,26 @@ package func systemReason(of error: any Error) -> String {
     default: current.localizedDescription
     }
 }
+
+/// Creates a folder and those above it that are missing, as `mkdir -p` does. One that exists is taken.
+///
+/// `FileManager` does the same, but does not always say why it failed.
+///
+/// - Throws: the system's reason as a `POSIXError`.
+package func createFolder(_ path: String) throws {
+    if mkdir(path, 0o777) == 0 { return }
+    var reason = errno
+    let above = URL(filePath: path).deletingLastPathComponent().path
+    if reason == ENOENT, above != path, !path.isEmpty {
+        try createFolder(above)
+        if mkdir(path, 0o777) == 0 { return }
+        reason = errno
+    }
+    var isFolder: ObjCBool = false
+    if reason == EEXIST, FileManager.default.fileExists(atPath: path, isDirectory: &isFolder) {
+        // Another process may have been faster.
+        if isFolder.boolValue { return }
+        reason = ENOTDIR
+    }
+    throw POSIXError(POSIXErrorCode(rawValue: reason) ?? .EIO)
+}

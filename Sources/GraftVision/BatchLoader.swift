@@ -130,6 +130,9 @@ public final class BatchLoader: @unchecked Sendable {
 
     deinit { shared.stop() }
 
+    /// Lives as long as the loader or one of its threads.
+    package var threadState: AnyObject { shared }
+
     /// The next batch in order; waits for it. Nil after the last one and after `cancel()`.
     ///
     /// - Throws: under `BadImagePolicy.fail` the error of the batch's first bad picture, after all batches before it;

@@ -135,7 +135,6 @@ import Testing
         (["--verison"], "did you mean --version?"),
         (["--nonsense"], "unknown option --nonsense before a command"),
         (["help", "trian"], "did you mean \"train\"?"),
-        (["train", "x", "--epochs", "3", "--epochs=4"], "--epochs is given twice, as \"3\" and \"4\""),
         (["train", "x", "-epochs", "3"], "did you mean --epochs?"),
         (["evaluate", "x", "--weights", "-w.pth"], "which as a value is written --weights=-w.pth"),
         (["train", "x", "--schedule", "cosin"], "did you mean \"cosine\"?"),
@@ -184,6 +183,16 @@ import Testing
             arguments + ["--device", "cpu", "--json"], environment: ["GRAFT_DEVICE": "no such device"])
         #expect(overridden.status == 0)
         #expect(try overridden.json["device"] as? String == "cpu")
+    }
+
+    @Test func theLastOfAnOptionGivenTwiceCounts() throws {
+        let result = try Graft.run([
+            "bench", "--model", "resnet20_cifar", "--mode", "infer", "--repeats", "1", "--device", "cpu",
+            "--batch-size", "8",
+            "--batch-size=2", "--json",
+        ])
+        #expect(result.status == 0)
+        #expect(try result.json["batch"] as? Int == 2)
     }
 
     @Test func nothingColoursAFile() throws {

@@ -59,7 +59,9 @@ struct ChannelBlockedLayoutTests {
         }
     }
 
-    @Test("a weight's element lies where the doc comment says, within the blocks its group touches", arguments: weights)
+    @Test(
+        "a weight lies where the doc comment says, within the blocks its group touches",
+        arguments: weights.filter { !$0.isDepthwise })
     func weightPlace(weight: WeightShape) throws {
         let blocking = WeightBlocking(weight)
         let bytes = try ChannelBlockedLayout.pack(Self.counting(.weight(weight)), kind: .weight(weight))
@@ -83,6 +85,21 @@ struct ChannelBlockedLayoutTests {
             }
         }
         #expect(wrong == 0)
+    }
+
+    @Test("a depthwise weight's element lies in its channel's lane", arguments: weights.filter(\.isDepthwise))
+    func depthwiseWeightPlace(weight: WeightShape) throws {
+        let bytes = try ChannelBlockedLayout.pack(Self.counting(.weight(weight)), kind: .weight(weight))
+        let floats = bytes.withUnsafeBytes { Array($0.bindMemory(to: Float.self)) }
+        let positions = weight.kernelHeight * weight.kernelWidth
+        var expected = [Float](repeating: 0, count: (weight.outputChannels + 15) / 16 * positions * 16)
+        for channel in 0..<weight.outputChannels {
+            for position in 0..<positions {
+                expected[(channel / 16 * positions + position) * 16 + channel % 16] =
+                    Float(channel * positions + position + 1)
+            }
+        }
+        #expect(floats == expected)
     }
 
     @Test("without groups an output block reads every input block; with them no more than needed")

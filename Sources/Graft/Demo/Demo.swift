@@ -162,7 +162,7 @@ public enum Demo {
             for kind in kinds {
                 let path = "\(folder)/\(part)/\(kind.rawValue)"
                 do {
-                    try FileManager.default.createDirectory(atPath: path, withIntermediateDirectories: true)
+                    try createFolder(path)
                 } catch {
                     throw GraftError.outputFailed("cannot create the folder \(path): \(systemReason(of: error))")
                 }

@@ -154,7 +154,7 @@ private struct Target {
                 "\(name) is not in the cache and --offline forbids to download it from \(shown); \(byHand)")
         }
         do {
-            try FileManager.default.createDirectory(atPath: folder, withIntermediateDirectories: true)
+            try createFolder(folder)
         } catch {
             throw GraftError.outputFailed(
                 "\(folder) cannot be made: \(systemReason(of: error)); set GRAFT_CACHE to a folder that can be written"

@@ -150,7 +150,7 @@ package final class EventFile {
             }
         } catch {
             throw GraftError.outputFailed(
-                "the event files of an earlier run in \(folder) cannot be replaced: \(error.localizedDescription)")
+                "the event files of an earlier run in \(folder) cannot be replaced: \(systemReason(of: error))")
         }
         path = "\(folder)/\(Self.prefix)\(stamp).graft.\(getpid()).0"
         guard manager.createFile(atPath: path, contents: nil), let handle = FileHandle(forWritingAtPath: path) else {
@@ -180,7 +180,7 @@ package final class EventFile {
         do {
             try handle.write(contentsOf: Data(pending))
         } catch {
-            throw GraftError.outputFailed("\(path) cannot be written: \(error.localizedDescription)")
+            throw GraftError.outputFailed("\(path) cannot be written: \(systemReason(of: error))")
         }
         pending = []
     }

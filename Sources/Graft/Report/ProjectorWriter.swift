@@ -44,10 +44,10 @@ public final class ProjectorWriter {
         self.classes = classes
         self.imageSize = imageSize
         do {
-            try FileManager.default.createDirectory(atPath: folder, withIntermediateDirectories: true)
+            try createFolder(folder)
         } catch {
             throw GraftError.outputFailed(
-                "cannot create the folder \(folder): \(error.localizedDescription); choose another --projector")
+                "cannot create the folder \(folder): \(systemReason(of: error)); choose another --projector")
         }
         var files: [String] = []
         for layer in layers {

@@ -251,6 +251,9 @@ struct ArgumentValues: Sendable {
     /// Notes that an argument was given.
     mutating func note(_ occurrence: Occurrence) { occurrences.append(occurrence) }
 
+    /// Drops what was given for an argument before.
+    mutating func forget(_ name: String) { occurrences.removeAll { $0.name == name } }
+
     /// Replaces the values of some arguments by those that another command line gives them.
     mutating func replace(_ names: Set<String>, from other: ArgumentValues) {
         for name in names { stored[name] = other.stored[name] }

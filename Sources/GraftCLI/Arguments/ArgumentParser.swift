@@ -15,7 +15,8 @@ enum Invocation: Sendable {
 }
 
 /// Reads a command line by swift-argument-parser's conventions: `--name value`, `--name=value`, flags, repeatable
-/// options, positional arguments anywhere, and `--` after which everything is positional.
+/// options, positional arguments anywhere, and `--` after which everything is positional. Of an option that is given twice
+/// the last counts, so that a script can add to a line.
 struct ArgumentParser: Sendable {
     var commands: [Command]
     var environment: [String: String]
@@ -59,15 +60,6 @@ struct ArgumentParser: Sendable {
 
         var values = ArgumentValues()
         var given: Set<String> = []
-        var texts: [String: String] = [:]
-        /// Two values of one option contradict each other.
-        func checkOnce(_ text: String, for argument: any AnyArgument) throws(UsageError) {
-            if !argument.isRepeatable, let earlier = texts[argument.name], earlier != text {
-                throw UsageError(
-                    "\(argument.display) is given twice, as \"\(earlier)\" and \"\(text)\"; give it once")
-            }
-            texts[argument.name] = text
-        }
         var positionalWords: [String] = []
         var index = 0
         while index < words.count {
@@ -90,7 +82,6 @@ struct ArgumentParser: Sendable {
                 }
                 try take(argument, "", into: &values)
             } else if let inlineValue {
-                try checkOnce(inlineValue, for: argument)
                 try take(argument, inlineValue, into: &values)
             } else {
                 guard index < words.count, isValue(words[index]) else {
@@ -101,7 +92,6 @@ struct ArgumentParser: Sendable {
                     }
                     throw UsageError(message)
                 }
-                try checkOnce(words[index], for: argument)
                 try take(argument, words[index], into: &values)
                 index += 1
             }
@@ -134,6 +124,7 @@ struct ArgumentParser: Sendable {
         into values: inout ArgumentValues
     ) throws(UsageError) {
         try argument.accept(text, into: &values)
+        if !argument.isRepeatable { values.forget(argument.name) }
         values.note(
             ArgumentValues.Occurrence(
                 name: argument.name, text: text, isFromEnvironment: isFromEnvironment))

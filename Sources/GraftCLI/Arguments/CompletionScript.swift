@@ -278,10 +278,11 @@ struct CompletionScript: Sendable {
         case .files: "_files"
         case .folders: "_files -/"
         case .models: "(" + models.joined(separator: " ") + ")"
-        case .devices: "_graft_words devices"
-        case .layers: "_graft_list layers"
-        case .selectors: "_graft_list selectors"
-        case .positionedSelectors: "_graft_positioned"
+        // With a blank before it a function is called with its own words alone.
+        case .devices: " _graft_words devices"
+        case .layers: " _graft_list layers"
+        case .selectors: " _graft_list selectors"
+        case .positionedSelectors: " _graft_positioned"
         }
     }
 

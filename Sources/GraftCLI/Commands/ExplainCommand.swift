@@ -60,10 +60,10 @@ enum ExplainCommand {
         NetworkRequest.note("layer: \(explainer.layer)", values)
         let folder = values[out]
         do {
-            try FileManager.default.createDirectory(atPath: folder, withIntermediateDirectories: true)
+            try createFolder(folder)
         } catch {
             throw CommandFailure(
-                .cannotCreate, "cannot create the folder \(folder): \(error.localizedDescription); choose another --out"
+                .cannotCreate, "cannot create the folder \(folder): \(systemReason(of: error)); choose another --out"
             )
         }
         let writer = try values[maps].map { try FeatureWriter($0, layers: ["maps"], classes: names ?? []) }

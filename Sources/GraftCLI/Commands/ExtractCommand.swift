@@ -16,7 +16,7 @@ enum ExtractCommand {
 
     static let projector = Argument.optional(
         "projector", .path("DIR"), shownAs: "none", example: "projector",
-        help: "Write the features for TensorBoard's embedding projector too: `tensorboard --logdir DIR` shows them.")
+        help: "Write the features for TensorBoard's embedding projector too.")
 
     static let command = Command(
         name: "extract",
