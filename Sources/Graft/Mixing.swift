@@ -108,7 +108,7 @@ public enum Sampler: String, Sendable, Hashable, Codable, CaseIterable {
     case balanced
 
     /// The order of an epoch, for shuffled data.
-    func order(labels: [Int], seed: UInt64, epoch: Int) -> [Int] {
+    package func order(labels: [Int], seed: UInt64, epoch: Int) -> [Int] {
         switch self {
         case .uniform: return CounterRandom(seed: seed, UInt64(epoch), 0x5F17).permutation(labels.count)
         case .balanced:

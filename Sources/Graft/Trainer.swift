@@ -143,7 +143,7 @@ public final class Trainer {
     }
 
     /// What training and evaluating a model may run, now and after any unfreezing, by single batches or several to a step.
-    private static func primitives(
+    static func primitives(
         of model: Model, loss: Loss, optimizer: Optimizer, frozenStatistics: FrozenStatistics, dropout: Bool,
         isExact: Bool, clipNorm: Double?, averageDecay: Double?
     ) -> Set<Primitive.Kind> {

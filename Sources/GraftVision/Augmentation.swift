@@ -163,6 +163,21 @@ public struct Augmentation: Sendable, Hashable, RawRepresentable, Codable, CaseI
     /// ``rawValue``.
     public var description: String { rawValue }
 
+    /// Whether two do the same; by their parts, of which ``rawValue`` is made.
+    public static func == (a: Augmentation, b: Augmentation) -> Bool {
+        a.cropScale == b.cropScale && a.flips == b.flips && a.jitter == b.jitter && a.randAugment == b.randAugment
+            && a.eraseProbability == b.eraseProbability
+    }
+
+    /// Hashes what is compared.
+    public func hash(into hasher: inout Hasher) {
+        hasher.combine(cropScale)
+        hasher.combine(flips)
+        hasher.combine(jitter)
+        hasher.combine(randAugment)
+        hasher.combine(eraseProbability)
+    }
+
     // MARK: Drawing
 
     /// Numbers that keep the uses of randomness apart.

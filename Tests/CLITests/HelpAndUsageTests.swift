@@ -39,7 +39,9 @@ import Testing
             "--dropout", "--device", "--threads", "--seed", "--batch-size", "--image-size", "--resize", "--mean",
             "--std",
             "--classes-file", "--exif", "--interpolation", "--list", "--limit", "--on-bad-image", "--quiet", "--json",
-            "--weights", "--model", "--classes", "--out",
+            "--weights", "--model", "--classes", "--out", "--recipe", "--layer-decay", "--no-decay-bias-norm",
+            "--clip-norm", "--accumulate", "--ema", "--early-stop", "--keep-best", "--mixup", "--cutmix",
+            "--class-weights", "--sampler",
         ] {
             #expect(text.contains(option + " "), "\(option) is missing")
         }

@@ -42,9 +42,79 @@ import Testing
         // The best is one of the averages, and no run without an average keeps an older one's.
         let best = try CheckpointReader.load(run.path + "/best.safetensors").state
         #expect(best["linear.weight"] != last["linear.weight"])
+        let described = try #require(try Self.description(run.path)["best"] as? [String: Any])
+        #expect(described["is_average"] as? Bool == true)
+        let page = try String(contentsOfFile: run.path + "/report.html", encoding: .utf8)
+        #expect(page.contains("best validation accuracy of the averaged weights"))
+        #expect(page.contains("validation of the averaged weights") && page.contains(">accuracy of the average<"))
+        #expect(try Graft.run(["report", run.path]).status == 0)
+        #expect(try String(contentsOfFile: run.path + "/report.html", encoding: .utf8) == page)
         let again = try Self.train(data.path, run.path, ["--epochs", "1"])
         #expect(again.status == 0, "\(again.errors)")
         #expect(!FileManager.default.fileExists(atPath: run.path + "/ema.safetensors"))
+        let plain = try String(contentsOfFile: run.path + "/report.html", encoding: .utf8)
+        #expect(!plain.contains("averaged weights"))
+    }
+
+    /// `run.json` of a run.
+    private static func description(_ run: String) throws -> [String: Any] {
+        let value = try JSONSerialization.jsonObject(with: Data(contentsOf: URL(filePath: run + "/run.json")))
+        return try #require(value as? [String: Any])
+    }
+
+    @Test func aRunThatStopsEarlySaysSo() throws {
+        let data = try TemporaryFolder()
+        try data.writeClasses(imagesPerClass: 6)
+        let run = try TemporaryFolder()
+        // Nothing changes: the first epoch stays the best.
+        let result = try Self.train(
+            data.path, run.path,
+            [
+                "--epochs", "9", "--freeze", "backbone", "--learning-rate", "0", "--val-split", "0.34", "--early-stop",
+                "2", "--json",
+            ])
+        #expect(result.status == 0, "\(result.errors)")
+        #expect(result.errors.contains("stopped early: the validation loss has not fallen since epoch 1"))
+        let json = try result.json
+        #expect(json["stopped_early"] as? Bool == true)
+        #expect((json["epochs"] as? [Any])?.count == 3)
+        let description = try Self.description(run.path)
+        #expect(description["status"] as? String == "finished")
+        #expect(description["stopped_early_best_epoch"] as? Int == 0)
+        let page = try String(contentsOfFile: run.path + "/report.html", encoding: .utf8)
+        #expect(page.contains("stopped early: the validation loss has not fallen since epoch 0"))
+        #expect(try Graft.run(["train", "--resume", "--out", run.path]).output.contains("is finished: 6 steps"))
+    }
+
+    @Test func classWeightsAreFoundFromAnyFolderOnResuming() throws {
+        let data = try TemporaryFolder()
+        try data.writeClasses(imagesPerClass: 6)
+        let place = try TemporaryFolder()
+        try "light 2\ndark 0.5\n".write(toFile: place.path + "/weights.txt", atomically: true, encoding: .utf8)
+        func start(_ run: String, _ epochs: String, _ weights: String) throws -> GraftResult {
+            try Graft.run(
+                [
+                    "train", data.path, "--model", "resnet8_cifar", "--out", place.path + "/" + run, "--epochs", epochs,
+                    "--batch-size", "4", "--image-size", "32", "--resize", "32", "--device", "cpu", "--class-weights",
+                    weights,
+                ], directory: place.url)
+        }
+        func last(_ run: String) throws -> Data {
+            try Data(contentsOf: URL(filePath: "\(place.path)/\(run)/last.safetensors"))
+        }
+        var files: [Data] = []
+        for weights in ["weights.txt", "balanced"] {
+            let whole = try start("whole-\(weights)", "2", weights)
+            #expect(whole.status == 0, "\(whole.errors)")
+            let part = try start("part-\(weights)", "1", weights)
+            #expect(part.status == 0, "\(part.errors)")
+            let rest = try Graft.run(
+                ["train", "--resume", "--epochs", "2", "--out", "\(place.path)/part-\(weights)"], directory: data.url)
+            #expect(rest.status == 0, "\(rest.errors)")
+            #expect(try last("part-\(weights)") == last("whole-\(weights)"))
+            files.append(try last("whole-\(weights)"))
+        }
+        #expect(files[0] != files[1])
     }
 
     @Test func schedulesImagesAndWeightsGoTogether() throws {
@@ -70,6 +140,11 @@ import Testing
             $0.hasPrefix("epoch-")
         }
         #expect(kept.count == 1)
+        // A run that keeps none does not leave an older one's behind.
+        let plain = try Self.train(data.path, run.path + "/b", ["--steps", "1"])
+        #expect(plain.status == 0, "\(plain.errors)")
+        #expect(
+            try FileManager.default.contentsOfDirectory(atPath: run.path + "/b").allSatisfy { !$0.hasPrefix("epoch-") })
         // 12 images, 3 steps an epoch, 6 in all: the rate rises to its height at 0.3 · 6 − 1 and falls to almost nothing.
         let steps = try String(contentsOfFile: run.path + "/a/steps.csv", encoding: .utf8).split(separator: "\n")
         let rates = steps.dropFirst().compactMap { Double($0.split(separator: ",")[4]) }
@@ -105,6 +180,9 @@ import Testing
         #expect(
             try Graft.run(["help", "train"]).output.split(whereSeparator: \.isWhitespace).joined(separator: " ")
                 .contains(options))
+        let held = try #require(try Self.description(run.path + "/a")["defaults"] as? [String: String])
+        #expect(held["freeze"] == "backbone, of --recipe fine-tune")
+        #expect(held["layer-decay"] == "0.75, of --recipe fine-tune")
         let spelled = try Self.train(data.path, run.path + "/b", options.split(separator: " ").map(String.init))
         #expect(spelled.status == 0, "\(spelled.errors)")
         let files = try ["a", "b"].map { try Data(contentsOf: URL(filePath: run.path + "/\($0)/last.safetensors")) }
@@ -174,7 +252,9 @@ import Testing
         (["--recipe", "fine-tune", "--warmup", "3"], "does not go with --warmup"),
         (["--recipe", "finetune"], "did you mean \"fine-tune\"?"),
         (["--early-stop", "0"], "is not a whole number from 1"),
-        (["--augment", "flips"], "is not none, flip, standard, strong, or a list of crop"),
+        (["--augment", "flips"], "did you mean \"flip\"?"),
+        (["--augment", "flip,flip"], "is not none, flip, standard, strong, or a list of crop"),
+        (["--schedule", "onecycle"], "did you mean \"one-cycle\"?"),
         (["--augment", "flip,randaugment:2:31"], "is not none, flip, standard, strong, or a list of crop"),
         (["--mixup", "-1"], "is not a number of at least 0"),
         (["--sampler", "balanced", "--no-shuffle"], "does not go with --no-shuffle"),

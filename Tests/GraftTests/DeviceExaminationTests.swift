@@ -97,6 +97,21 @@ private final class VerdictFolder {
         #expect(folder.verdicts.load(key)?.keys.sorted() == ["add", "flatten", "relu"])
     }
 
+    @Test func theRulesOfTrainingAreAmongWhatADeviceIsOpenedFor() throws {
+        let model = try Model("resnet8_cifar", classCount: 3)
+        func kinds(clipNorm: Double? = nil, averageDecay: Double? = nil) -> Set<Primitive.Kind> {
+            Trainer.primitives(
+                of: model, loss: .crossEntropy(classWeights: [1, 2, 3]), optimizer: .sgd(), frozenStatistics: .keep,
+                dropout: true, isExact: false, clipNorm: clipNorm, averageDecay: averageDecay)
+        }
+        // Several batches may make any step.
+        let plain = kinds()
+        #expect(plain.isSuperset(of: [.softmaxCrossEntropy, .optimizerUpdate, .gradientAccumulation]))
+        #expect(plain.isDisjoint(with: [.gradientNorm, .gradientScaling, .weightAveraging]))
+        #expect(kinds(clipNorm: 1).subtracting(plain) == [.gradientNorm, .gradientScaling])
+        #expect(kinds(averageDecay: 0.9).subtracting(plain) == [.weightAveraging])
+    }
+
     @Test func damagedFilesCountAsAbsentAndAreWrittenAnew() throws {
         let folder = VerdictFolder()
         let broken = try BrokenBackend()

@@ -16,15 +16,16 @@ enum HelpText {
             "",
             "COMMANDS",
         ]
+        let column = (commands.map(\.name.count).max() ?? 0) + 4
         for command in commands {
-            lines += entry(command.name, command.summary, column: 15)
+            lines += entry(command.name, command.summary, column: column)
         }
         lines += [
             "",
             "OPTIONS",
         ]
-        lines += entry("--version", "Show the version, how Graft was built, and the instruction set.", column: 15)
-        lines += entry("-h, --help", "Show this page; `graft help COMMAND` shows a command's options.", column: 15)
+        lines += entry("--version", "Show the version, how Graft was built, and the instruction set.", column: column)
+        lines += entry("-h, --help", "Show this page; `graft help COMMAND` shows a command's options.", column: column)
         lines.append("")
         lines += wrap(
             "EXIT CODES: 0 done, 1 failure at run time, 64 wrong command line, 65 bad data, 66 no input, "

@@ -22,7 +22,8 @@ enum FindLearningRateCommand {
             """,
         examples: [
             "graft find-learning-rate photos --model resnet18 --weights resnet18.pth",
-            "graft find-learning-rate photos --model resnet18 --weights resnet18.pth --unfreeze layer4 --out curve",
+            "graft find-learning-rate photos --model resnet18 --weights resnet18.pth \\",
+            "      --unfreeze layer4 --out curve",
         ],
         groups: [
             ArgumentGroup("Data", [Shared.data, Shared.list, Shared.limit]),
@@ -125,10 +126,10 @@ enum FindLearningRateCommand {
 
     private static func makeFolder(_ path: String) throws {
         do {
-            try FileManager.default.createDirectory(atPath: path, withIntermediateDirectories: true)
+            try createFolder(path)
         } catch {
             throw GraftError.outputFailed(
-                "cannot create the folder \(path): \(error.localizedDescription); choose another --out")
+                "cannot create the folder \(path): \(systemReason(of: error)); choose another --out")
         }
     }
 
@@ -136,7 +137,7 @@ enum FindLearningRateCommand {
         do {
             try Data(text.utf8).write(to: URL(fileURLWithPath: path), options: .atomic)
         } catch {
-            throw GraftError.outputFailed("cannot write \(path): \(error.localizedDescription); choose another --out")
+            throw GraftError.outputFailed("cannot write \(path): \(systemReason(of: error)); choose another --out")
         }
     }
 }
