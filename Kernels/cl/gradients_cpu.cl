@@ -55,7 +55,8 @@ SINGLE_ITEM kernel void norm(__global float *restrict partial, __global float *r
         for (int lane = 0; lane < width; ++lane) partial[lane] += partial[lane + width];
     const float length = sqrt(partial[0]);
     const float factor = maximum / (length + 1e-6f);
-    for (int lane = 0; lane < 16; ++lane) result[lane] = 0.0f;
+    vstore16((float16)(0.0f), 0, result);
+    vstore16((float16)(0.0f), 1, result);
     result[0] = length;
     result[1] = factor > 1.0f ? 1.0f : factor;
 }

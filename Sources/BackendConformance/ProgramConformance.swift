@@ -377,8 +377,9 @@ package struct ProgramConformance: Sendable, CustomStringConvertible {
         try memory.fill(0xFF)
         if let slot = plan.slabs?.gradients {
             // What lies between gradients is zero on a device that has just allocated them.
-            let kind = ValueKind.channelVector(slot.byteCount / 4)
-            try memory.write(HostTensor(kind.hostShape, repeating: 0), kind: kind, to: slot)
+            let kind = ValueKind.labels(batch: slot.byteCount / 4)
+            let zeros = [Int32](repeating: 0, count: slot.byteCount / 4)
+            try memory.write(HostTensor(shape: kind.hostShape, storage: .int32(zeros)), kind: kind, to: slot)
         }
         for (key, slots) in plan.states {
             guard let kind = plan.persistent[key]?.kind else { continue }

@@ -40,7 +40,8 @@ struct ResumedRun {
         self.began = began
         let names = Set(given.occurrences.filter { !$0.isFromEnvironment }.map(\.name))
         var merged = began
-        merged.replace(names, from: given)
+        // How much is said, and in which form, is this command line's own affair.
+        merged.replace(names.union([Shared.quiet.name, Shared.json.name]), from: given)
         let command = TrainCommand.command
         let differences = command.arguments.compactMap { argument -> RunDifference? in
             guard names.contains(argument.name), !Self.free.contains(argument.name) else { return nil }
