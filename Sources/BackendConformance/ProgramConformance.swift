@@ -345,8 +345,7 @@ package struct ProgramConformance: Sendable, CustomStringConvertible {
         try memory.fill(0xFF)
         if let slot = plan.slabs?.gradients {
             // What lies between gradients is zero on a device that has just allocated them.
-            let kind = ValueKind.channelVector(slot.byteCount / 4)
-            try memory.write(HostTensor(kind.hostShape, repeating: 0), kind: kind, to: slot)
+            try ConformanceHarness.clear(slot, memory)
         }
         for (key, slots) in plan.states {
             guard let kind = plan.persistent[key]?.kind else { continue }
