@@ -55,8 +55,8 @@ SINGLE_ITEM kernel void norm(__global float *restrict partial, __global float *r
         for (int lane = 0; lane < width; ++lane) partial[lane] += partial[lane + width];
     const float length = sqrt(partial[0]);
     const float factor = maximum / (length + 1e-6f);
-    vstore16((float16)(0.0f), 0, result);
-    vstore16((float16)(0.0f), 1, result);
+    // A vector of two has 32 floats.
+    for (int lane = 0; lane < 32; ++lane) result[lane] = 0.0f;
     result[0] = length;
     result[1] = factor > 1.0f ? 1.0f : factor;
 }

@@ -415,6 +415,14 @@ package struct ConformanceHarness {
         }
     }
 
+    /// Zeros over a range, gaps between its values included: labels lie as on the host, whatever the layout, and have no
+    /// padding.
+    static func clear(_ slot: Slot, _ memory: any DeviceMemory) throws(DeviceError) {
+        let kind = ValueKind.labels(batch: slot.byteCount / 4)
+        let zeros = [Int32](repeating: 0, count: slot.byteCount / 4)
+        try memory.write(HostTensor(shape: kind.hostShape, storage: .int32(zeros)), kind: kind, to: slot)
+    }
+
     /// Three state slabs, of which the primitive may change its own; gaps between gradients hold zero, as on a device that
     /// has just allocated them.
     private func runSlabs(
@@ -440,8 +448,7 @@ package struct ConformanceHarness {
             check.failures.append("the plan has no slabs")
             return
         }
-        let gapless = ValueKind.channelVector(slabs.gradients.byteCount / 4)
-        try bench.memory.write(HostTensor(gapless.hostShape, repeating: 0), kind: gapless, to: slabs.gradients)
+        try Self.clear(slabs.gradients, bench.memory)
         for (index, parameter) in parameters.enumerated() {
             try bench.write(
                 Fill.uniform.tensor(of: parameter.kind, random: test.random(operand: index)), weights[index])

@@ -197,36 +197,6 @@ package struct ProgramConformance: Sendable, CustomStringConvertible {
         return graph
     }
 
-    /// Patches, layer norm, perceptrons per pixel, layer scale: ConvNeXt in small.
-    package static func next() -> Graph {
-        var graph = Graph()
-        var x = graph.add("input", .input(channels: 3))
-        x = graph.add("stem.0", .convolution(ConvolutionLayer(3, 18, kernel: 4, stride: 4, bias: true)), x)
-        x = graph.add("stem.1", .layerNormalization(channels: 18, epsilon: 1e-6), x)
-        func block(_ path: String, _ width: Int, _ rate: Float) {
-            let start = x
-            x = graph.add(
-                "\(path).block.0",
-                .convolution(ConvolutionLayer(width, width, kernel: 7, padding: 3, groups: width, bias: true)), x)
-            x = graph.add("\(path).block.2", .layerNormalization(channels: width, epsilon: 1e-6), x)
-            x = graph.add("\(path).block.3", .pixelwiseLinear(inputFeatures: width, outputFeatures: 4 * width), x)
-            x = graph.add("\(path).block.4", .activation(.gelu), x)
-            x = graph.add("\(path).block.5", .pixelwiseLinear(inputFeatures: 4 * width, outputFeatures: width), x)
-            x = graph.add("\(path).mul", .layerScale(channels: width), x)
-            x = graph.add("\(path).stochastic_depth", .stochasticDepth(rate: rate), x)
-            x = graph.add("\(path).add", .add, x, start)
-        }
-        block("first", 18, 0)
-        x = graph.add("down.0", .layerNormalization(channels: 18, epsilon: 1e-6), x)
-        x = graph.add("down.1", .convolution(ConvolutionLayer(18, 20, kernel: 2, stride: 2, bias: true)), x)
-        block("second", 20, 0.5)
-        x = graph.add("avgpool", .adaptiveAveragePooling(height: 1, width: 1), x)
-        x = graph.add("norm", .layerNormalization(channels: 20, epsilon: 1e-6), x)
-        x = graph.add("flatten", .flatten, x)
-        _ = graph.add("fc", .linear(inputFeatures: 20, outputFeatures: 3), x)
-        return graph
-    }
-
     /// All networks with several sets of trainable layers.
     package static let all: [ProgramConformance] = [
         ProgramConformance("residual.head", residual(), size: (3, 18, 15), trainable: [["fc"]]),
@@ -256,8 +226,6 @@ package struct ProgramConformance: Sendable, CustomStringConvertible {
             optimizer: .sgd(momentum: false, nesterov: false), statistics: .track),
         ProgramConformance("mobile.all", mobile(), size: (3, 18, 15), trainable: [["all"]]),
         ProgramConformance("mobile.through", mobile(), size: (3, 17, 19), trainable: [["classifier.1"], ["second"]]),
-        ProgramConformance("next.all", next(), size: (3, 16, 25), trainable: [["all"]]),
-        ProgramConformance("next.through", next(), size: (2, 17, 20), trainable: [["fc"], ["first"]]),
         ProgramConformance("excited.all", excited(), size: (3, 21, 18), trainable: [["all"]]),
         ProgramConformance("excited.through", excited(), size: (4, 18, 21), trainable: [["fc"], ["first"]]),
         ProgramConformance(
@@ -377,9 +345,7 @@ package struct ProgramConformance: Sendable, CustomStringConvertible {
         try memory.fill(0xFF)
         if let slot = plan.slabs?.gradients {
             // What lies between gradients is zero on a device that has just allocated them.
-            let kind = ValueKind.labels(batch: slot.byteCount / 4)
-            let zeros = [Int32](repeating: 0, count: slot.byteCount / 4)
-            try memory.write(HostTensor(shape: kind.hostShape, storage: .int32(zeros)), kind: kind, to: slot)
+            try ConformanceHarness.clear(slot, memory)
         }
         for (key, slots) in plan.states {
             guard let kind = plan.persistent[key]?.kind else { continue }

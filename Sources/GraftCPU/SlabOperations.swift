@@ -42,6 +42,7 @@ extension InstructionBinding {
             for index in 0..<GradientNorm.partialCount * 16 { sum += Double(partials[index]) }
             let norm = Float(sum.squareRoot())
             let factor = maximum / (norm + 1e-6)
+            // The padding of a vector of two.
             for lane in 0..<ChannelBlockedLayout.outputBlock { result[lane] = 0 }
             result[0] = norm
             // NaN stays NaN, as in torch.clamp.

@@ -83,7 +83,10 @@ import Testing
         #expect(description["stopped_early_best_epoch"] as? Int == 0)
         let page = try String(contentsOfFile: run.path + "/report.html", encoding: .utf8)
         #expect(page.contains("stopped early: the validation loss has not fallen since epoch 0"))
+        // What a resumed run prints follows its own command line: the run began with --json.
         #expect(try Graft.run(["train", "--resume", "--out", run.path]).output.contains("is finished: 6 steps"))
+        let resumed = try Graft.run(["train", "--resume", "--out", run.path, "--json"]).json
+        #expect(resumed["finished"] as? Bool == true && resumed["steps"] as? Int == 6)
     }
 
     @Test func classWeightsAreFoundFromAnyFolderOnResuming() throws {
