@@ -16,6 +16,7 @@ import collections
 import csv
 import json
 import pathlib
+import shutil
 import subprocess
 import tempfile
 import warnings
@@ -26,6 +27,7 @@ import onnxruntime
 import safetensors.torch
 import torch
 import torchvision
+import torchvision.models.feature_extraction
 from PIL import Image
 
 warnings.filterwarnings("ignore")
@@ -166,6 +168,15 @@ def load(graft, folder, names, data, device):
             assert found < BOUND, (name, kind)
 
 
+def two_classes(data, folder):
+    """The larger pictures, which are of one class, in two folders by turns."""
+    root = folder / "two_classes"
+    for index, file in enumerate(sorted((data / "hymenoptera_val16_224_png").glob("*/*.png"))):
+        (root / "ab"[index % 2]).mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, root / "ab"[index % 2])
+    return root
+
+
 def follow(model, state, x, y, batch, layout):
     """PyTorch's losses of five steps."""
     model.load_state_dict(state)
@@ -188,16 +199,16 @@ def follow(model, state, x, y, batch, layout):
 def train(graft, folder, names, data, device):
     for name in names:
         # The older exporter does not write VGG's average of 7 by 7 for pictures so small that they have fewer pixels.
-        folder_name, size, batch = ("hymenoptera_val16_224_png", 224, 3) if name.startswith("vgg") else (
-            "hymenoptera64_png", 64, 8)
-        x, y = pictures(data / folder_name, size, 5 * batch)
+        images, size, batch = (two_classes(data, folder), 224, 3) if name.startswith("vgg") else (
+            data / "hymenoptera64_png", 64, 8)
+        x, y = pictures(images, size, 5 * batch)
         torch.manual_seed(2)
         model = lively(torchvision.models.get_model(name, num_classes=2))
         state = collections.OrderedDict((k, v.clone()) for k, v in model.state_dict().items())
         path = written(model, folder, size, "legacy, kept")
         expected = follow(model, state, x, y, batch, torch.contiguous_format)
         other = follow(model, state, x, y, batch, torch.channels_last)
-        run(graft, "train", data / folder_name, "--weights", path, "--out", folder / "run", "--steps", 5,
+        run(graft, "train", images, "--weights", path, "--out", folder / "run", "--steps", 5,
             "--batch-size", batch, "--no-shuffle", "--unfreeze", "all", "--dropout", "off", "--image-size", size,
             "--resize", size, "--device", device, "--quiet", "--limit", 5 * batch)
         with open(folder / "run/steps.csv") as file:
