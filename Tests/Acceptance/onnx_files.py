@@ -5,8 +5,9 @@ export   every architecture of torchvision that Graft has: random weights from t
          onnx.checker (full), ONNX Runtime at two batch sizes against torchvision's own scores; a feature extractor.
 import   what torch.onnx.export writes, by both exporters: scores on pictures against PyTorch's; what Graft cannot read
          (the newer exporter's ConvNeXt) is an error that names the nodes.
-train    five steps of SGD over all parameters of imported networks: losses against PyTorch's. Beside each stands how
-         far PyTorch's own losses move between its two memory layouts; the bound is eight times that where it is more.
+train    five steps of SGD over all parameters of imported networks: losses against PyTorch's. Beside them stands how
+         far PyTorch's own move between its two memory layouts; each step's bound is eight times what they have moved
+         up to it where that is more than 2e-4.
 
 Needs torch, torchvision, onnx, onnxruntime, onnxscript, safetensors, numpy and pillow, and a built `graft`. Exit code 0
 when all is equal within the bounds it prints.
@@ -123,6 +124,8 @@ def pictures(root, size, count):
 
 
 IMPORTS = "resnet18,squeezenet1_1,vgg11_bn,mobilenet_v2,efficientnet_b0,densenet121,convnext_tiny"
+# At larger ones batch norms over so few pictures make rounding grow into other losses within five steps.
+RATE = 1e-4
 KINDS = ["legacy, folded", "legacy, kept", "dynamo"]
 
 
@@ -184,7 +187,7 @@ def follow(model, state, x, y, batch, layout):
     for module in model.modules():
         if isinstance(module, (torch.nn.Dropout, torchvision.ops.StochasticDepth)):
             module.eval()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.001, momentum=0.9)
+    optimizer = torch.optim.SGD(model.parameters(), lr=RATE, momentum=0.9)
     losses = []
     for step in range(5):
         part = slice(batch * step, batch * step + batch)
@@ -198,9 +201,7 @@ def follow(model, state, x, y, batch, layout):
 
 def train(graft, folder, names, data, device):
     for name in names:
-        # The older exporter does not write VGG's average of 7 by 7 for pictures so small that they have fewer pixels.
-        images, size, batch = (two_classes(data, folder), 224, 3) if name.startswith("vgg") else (
-            data / "hymenoptera64_png", 64, 8)
+        images, size, batch = two_classes(data, folder), 224, 3
         x, y = pictures(images, size, 5 * batch)
         torch.manual_seed(2)
         model = lively(torchvision.models.get_model(name, num_classes=2))
@@ -208,16 +209,17 @@ def train(graft, folder, names, data, device):
         path = written(model, folder, size, "legacy, kept")
         expected = follow(model, state, x, y, batch, torch.contiguous_format)
         other = follow(model, state, x, y, batch, torch.channels_last)
-        run(graft, "train", images, "--weights", path, "--out", folder / "run", "--steps", 5,
-            "--batch-size", batch, "--no-shuffle", "--unfreeze", "all", "--dropout", "off", "--image-size", size,
+        run(graft, "train", images, "--weights", path, "--out", folder / "run", "--steps", 5, "--batch-size", batch,
+            "--learning-rate", RATE, "--no-shuffle", "--unfreeze", "all", "--dropout", "off", "--image-size", size,
             "--resize", size, "--device", device, "--quiet", "--limit", 5 * batch)
         with open(folder / "run/steps.csv") as file:
             found = [float(row["loss"]) for row in csv.DictReader(file)]
-        worst = max(abs(a - b) / abs(b) for a, b in zip(found, expected, strict=True))
-        own = max(abs(a - b) / abs(b) for a, b in zip(other, expected))
-        print(f"train  {name:18} {device}: 5 losses {', '.join(f'{v:.5f}' for v in found)}; "
-              f"PyTorch's differ by {worst:.1e}, its own by {own:.1e}", flush=True)
-        assert worst < max(2e-4, 8 * own), (name, found, expected)
+        apart = [abs(a - b) / abs(b) for a, b in zip(found, expected, strict=True)]
+        own = [abs(a - b) / abs(b) for a, b in zip(other, expected)]
+        print(f"train  {name:18} {device}: 5 losses {', '.join(f'{v:.5f}' for v in found)}; PyTorch's differ by "
+              f"{', '.join(f'{v:.0e}' for v in apart)}, its own by {', '.join(f'{v:.0e}' for v in own)}", flush=True)
+        for step in range(5):
+            assert apart[step] < max(2e-4, 8 * max(own[:step + 1])), (name, step, found, expected)
         # Every parameter and statistic is there under PyTorch's name.
         report = model.load_state_dict(safetensors.torch.load_file(folder / "run/last.safetensors"), strict=False)
         assert not report.unexpected_keys and not report.missing_keys, (name, report)
