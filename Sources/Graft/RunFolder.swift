@@ -134,8 +134,9 @@ public final class RunFolder {
     /// - Parameters:
     ///   - description: what is about to begin.
     ///   - validation: the validation images, which mistakes are named after.
-    ///   - resumingAtStep: the next step of a run that goes on in this folder, nil to take that of ``resume(_:)``: what `run.json` and the event files say
-    ///     about earlier steps stays, what the event files say about this and later ones is declared void.
+    ///   - resumingAtStep: the next step of a run that goes on in this folder, nil to take that of ``resume(_:)``: what
+    ///     `run.json` and the event files say about earlier steps stays, what the event files say about this and later
+    ///     ones is declared void.
     /// - Throws: ``GraftError/damagedFile(_:)`` for the `run.json` of a run that goes on.
     public func begin(
         _ description: RunDescription, validation: ImageDataset? = nil, resumingAtStep: Int? = nil
