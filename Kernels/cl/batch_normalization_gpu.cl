@@ -59,20 +59,6 @@ static inline lanes epilogue(lanes value) {
 #endif
 }
 
-// Sum over the group, the same tree always. `scratch` has ITEMS floats and may be used again after the call.
-static inline float group_sum(float value, __local float *scratch) {
-    const int item = (int)get_local_id(0);
-    scratch[item] = value;
-    barrier(CLK_LOCAL_MEM_FENCE);
-    for (int width = ITEMS / 2; width > 0; width >>= 1) {
-        if (item < width) scratch[item] += scratch[item + width];
-        barrier(CLK_LOCAL_MEM_FENCE);
-    }
-    const float sum = scratch[0];
-    barrier(CLK_LOCAL_MEM_FENCE);
-    return sum;
-}
-
 // Pairwise sum of registers.
 static inline float pairwise_sum(float *values) {
 #pragma unroll
@@ -107,13 +93,13 @@ void channel_moments(
         values[i] = e < extent ? x[element_offset(first + e, channel, channels, plane)] : 0.0f;
         sums[i] = values[i];
     }
-    const float mean = group_sum(pairwise_sum(sums), scratch) / (float)extent;
+    const float mean = group_sum(pairwise_sum(sums), scratch, ITEMS) / (float)extent;
 #pragma unroll
     for (int i = 0; i < VALUES; i++) {
         const float deviation = values[i] - mean;
         sums[i] = item + i * ITEMS < extent ? deviation * deviation : 0.0f;
     }
-    const float squares = group_sum(pairwise_sum(sums), scratch);
+    const float squares = group_sum(pairwise_sum(sums), scratch, ITEMS);
     if (item == 0) {
         partial[(size_t)get_group_id(0) * 2] = mean;
         partial[(size_t)get_group_id(0) * 2 + 1] = squares;
@@ -231,8 +217,8 @@ void channel_gradient_sums(
             products[i] = sums[i] * ((x[at] - center) * scale);
         }
     }
-    const float sum = group_sum(pairwise_sum(sums), scratch);
-    const float product = group_sum(pairwise_sum(products), scratch);
+    const float sum = group_sum(pairwise_sum(sums), scratch, ITEMS);
+    const float product = group_sum(pairwise_sum(products), scratch, ITEMS);
     if (item == 0) {
         partial[(size_t)get_group_id(0) * 2] = sum;
         partial[(size_t)get_group_id(0) * 2 + 1] = product;
@@ -251,8 +237,8 @@ void finish_gradient_sums(
         sum += partial[((size_t)channel * chunks + chunk) * 2];
         product += partial[((size_t)channel * chunks + chunk) * 2 + 1];
     }
-    sum = group_sum(sum, scratch);
-    product = group_sum(product, scratch);
+    sum = group_sum(sum, scratch, ITEMS);
+    product = group_sum(product, scratch, ITEMS);
     if (get_local_id(0) == 0) {
         dbeta[channel] = sum;
         dgamma[channel] = product;
@@ -301,7 +287,7 @@ void channel_sums(
         const int e = (int)get_local_id(0) + i * ITEMS;
         sums[i] = e < extent ? x[element_offset(first + e, channel, channels, plane)] : 0.0f;
     }
-    const float sum = group_sum(pairwise_sum(sums), scratch);
+    const float sum = group_sum(pairwise_sum(sums), scratch, ITEMS);
     if (get_local_id(0) == 0) partial[get_group_id(0)] = sum;
 }
 
@@ -314,6 +300,6 @@ void finish_channel_sums(__global const float *restrict partial, __global float 
     float sum = 0.0f;
     for (int chunk = (int)get_local_id(0); chunk < chunks; chunk += ITEMS)
         sum += partial[(size_t)channel * chunks + chunk];
-    sum = group_sum(sum, scratch);
+    sum = group_sum(sum, scratch, ITEMS);
     if (get_local_id(0) == 0) sums[channel] = sum;
 }

@@ -16,19 +16,6 @@
 #define ITEMS 256
 #endif
 
-static inline float group_sum(float value, __local float *scratch) {
-    const int item = (int)get_local_id(0);
-    scratch[item] = value;
-    barrier(CLK_LOCAL_MEM_FENCE);
-    for (int width = ITEMS / 2; width > 0; width >>= 1) {
-        if (item < width) scratch[item] += scratch[item + width];
-        barrier(CLK_LOCAL_MEM_FENCE);
-    }
-    const float sum = scratch[0];
-    barrier(CLK_LOCAL_MEM_FENCE);
-    return sum;
-}
-
 __kernel void accumulate(__global float *restrict gradients, __global float *restrict sums, int count, float share)
 {
     const int i = (int)get_global_id(0);
@@ -53,7 +40,7 @@ void square_sums(__global const float *restrict gradients, __global float *restr
         for (int k = 0; k < 64 && i < end; ++k, i += ITEMS) sum += gradients[i] * gradients[i];
         total += sum;
     }
-    total = group_sum(total, scratch);
+    total = group_sum(total, scratch, ITEMS);
     if (get_local_id(0) == 0) partial[group] = total;
 }
 
@@ -63,7 +50,7 @@ void norm(__global const float *restrict partial, __global float *restrict resul
     __local float scratch[ITEMS];
     float sum = 0.0f;
     for (int i = (int)get_local_id(0); i < count; i += ITEMS) sum += partial[i];
-    sum = group_sum(sum, scratch);
+    sum = group_sum(sum, scratch, ITEMS);
     if (get_local_id(0) == 0) {
         const float length = sqrt(sum);
         const float factor = maximum / (length + 1e-6f);

@@ -5,8 +5,7 @@
 //   layer_normalization_gradient    work-item: a split of the pixels; partial[split][dgamma, dbeta][vectorBlocks][16].
 //   layer_normalization_sums        work-item (vector, 0 or 1): the splits in order.
 //   layer_scale                     work-item (n, block): y = x * v.
-//   layer_scale_products            work-item (n, block): sum of x * dy over a plane.
-//   layer_scale_sum                 work-item (vector): the images in order.
+//   layer_scale_sum                 work-item (vector): the images in order, of elementwise_cpu's channel_scale_gradient.
 
 #define INLINE static inline __attribute__((always_inline))
 #define GLOBAL_IN const __global float *restrict
@@ -123,19 +122,6 @@ SINGLE_ITEM kernel void layer_scale(const __global float *x, GLOBAL_IN scales, _
     const __global float *from = x + plane * pixels * 16;
     __global float *to = y + plane * pixels * 16;
     for (int p = 0; p < pixels; ++p) vstore16(vload16(p, from) * scale, p, to);
-}
-
-SINGLE_ITEM kernel void layer_scale_products(GLOBAL_IN x, GLOBAL_IN dy, GLOBAL_OUT sums, int pixels) {
-    const size_t plane = (size_t)get_global_id(1) * get_global_size(0) + get_global_id(0);
-    GLOBAL_IN left = x + plane * pixels * 16;
-    GLOBAL_IN right = dy + plane * pixels * 16;
-    float16 total = ZERO;
-    for (int first = 0; first < pixels; first += 64) {
-        float16 sum = ZERO;
-        for (int p = first; p < min(first + 64, pixels); ++p) sum = mad(vload16(p, left), vload16(p, right), sum);
-        total += sum;
-    }
-    vstore16(total, plane, sums);
 }
 
 SINGLE_ITEM kernel void layer_scale_sum(GLOBAL_IN sums, GLOBAL_OUT dscales, int batch, int blocks) {

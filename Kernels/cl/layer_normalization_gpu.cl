@@ -83,20 +83,6 @@ __kernel void layer_normalization_gradient(
     }
 }
 
-static inline float group_sum(float value, __local float *scratch)
-{
-    const int item = (int)get_local_id(0);
-    scratch[item] = value;
-    barrier(CLK_LOCAL_MEM_FENCE);
-    for (int width = ITEMS / 2; width > 0; width >>= 1) {
-        if (item < width) scratch[item] += scratch[item + width];
-        barrier(CLK_LOCAL_MEM_FENCE);
-    }
-    const float sum = scratch[0];
-    barrier(CLK_LOCAL_MEM_FENCE);
-    return sum;
-}
-
 __kernel __attribute__((reqd_work_group_size(ITEMS, 1, 1)))
 void layer_normalization_sums(
     __global const float *restrict x, __global const float *restrict dy, __global const float *restrict pixels,
@@ -110,8 +96,8 @@ void layer_normalization_sums(
         scale = mad(dy[at], (x[at] - pixels[i]) * pixels[count + i], scale);
         shift += dy[at];
     }
-    scale = group_sum(scale, scratch);
-    shift = group_sum(shift, scratch);
+    scale = group_sum(scale, scratch, ITEMS);
+    shift = group_sum(shift, scratch, ITEMS);
     if (get_local_id(0) == 0) {
         dgamma[channel] = scale;
         dbeta[channel] = shift;
@@ -138,6 +124,6 @@ void layer_scale_gradient(
         const size_t at = ((size_t)(i / plane) * channels + channel) * plane + i % plane;
         sum = mad(x[at], dy[at], sum);
     }
-    sum = group_sum(sum, scratch);
+    sum = group_sum(sum, scratch, ITEMS);
     if (get_local_id(0) == 0) dscales[channel] = sum;
 }

@@ -20,6 +20,21 @@ static inline bool dropout_keeps(uint key, uint index, uint threshold) {
 // max(0, x) that keeps NaN, as torch.relu does; fmax would drop it.
 static inline float positive_part(float x) { return x < 0.0f ? 0.0f : x; }
 
+// Sum over a work-group of so many items, a power of two, the same tree always. `scratch` has a float for each and may be
+// used again after the call.
+static inline float group_sum(float value, __local float *scratch, int items) {
+    const int item = (int)get_local_id(0);
+    scratch[item] = value;
+    barrier(CLK_LOCAL_MEM_FENCE);
+    for (int width = items / 2; width > 0; width >>= 1) {
+        if (item < width) scratch[item] += scratch[item + width];
+        barrier(CLK_LOCAL_MEM_FENCE);
+    }
+    const float sum = scratch[0];
+    barrier(CLK_LOCAL_MEM_FENCE);
+    return sum;
+}
+
 // Activations by the host's number (GraftGraph/Activation.swift, `code`; 0 is none): the function, and its derivative
 // times dy, of which v is the argument or the result as `gradientReads` says. Normal distribution: half of
 // erfc(-x / sqrt 2) by the Chebyshev fit of Press et al., Numerical Recipes, 6.2. A number that is a literal costs nothing.

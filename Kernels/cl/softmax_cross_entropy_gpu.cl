@@ -39,19 +39,6 @@ static inline bool precedes(float value, int index, float other, int other_index
     return value > other || (value == other && index < other_index);
 }
 
-static inline float group_sum(float value, __local float *scratch) {
-    const int item = (int)get_local_id(0);
-    scratch[item] = value;
-    barrier(CLK_LOCAL_MEM_FENCE);
-    for (int width = ITEMS / 2; width > 0; width >>= 1) {
-        if (item < width) scratch[item] += scratch[item + width];
-        barrier(CLK_LOCAL_MEM_FENCE);
-    }
-    const float sum = scratch[0];
-    barrier(CLK_LOCAL_MEM_FENCE);
-    return sum;
-}
-
 __kernel __attribute__((reqd_work_group_size(ITEMS, 1, 1)))
 void softmax_rows(
     __global const float *restrict logits, __global const int *restrict labels, __global float *restrict dlogits,
@@ -99,8 +86,8 @@ void softmax_rows(
         item_deviations += deviation;
         if (j != best_index) item_sum += exp(deviation);
     }
-    const float sum = group_sum(item_sum, scratch);
-    const float deviations = group_sum(item_deviations, scratch);
+    const float sum = group_sum(item_sum, scratch, ITEMS);
+    const float deviations = group_sum(item_deviations, scratch, ITEMS);
 
     const float share = smoothing / (float)classes;
     const bool known = label >= 0 && label < classes;
@@ -121,7 +108,7 @@ void softmax_rows(
     float item_weights = 0.0f;
     for (int i = item; i < batch; i += ITEMS)
         item_weights += labels[i] >= 0 && labels[i] < classes ? weights[labels[i]] : NAN;
-    denominator = group_sum(item_weights, scratch);
+    denominator = group_sum(item_weights, scratch, ITEMS);
 #endif
     float item_mass = 0.0f, item_pulled = 0.0f;
     for (int j = item; j < classes; j += ITEMS) {
@@ -129,8 +116,8 @@ void softmax_rows(
         item_mass += pull;
         if (pull != 0.0f) item_pulled += pull * (x[j] - best);
     }
-    const float mass = group_sum(item_mass, scratch);
-    const float pulled = group_sum(item_pulled, scratch);
+    const float mass = group_sum(item_mass, scratch, ITEMS);
+    const float pulled = group_sum(item_pulled, scratch, ITEMS);
     for (int j = item; j < classes; j += ITEMS)
         dlogits[(size_t)row * classes + j] = (exp(x[j] - best) / (1.0f + sum) * mass - PULL(j)) / denominator;
     if (item == 0) {
@@ -161,8 +148,8 @@ void softmax_finish(__global const float *restrict rows, __global float *restric
         loss += rows[row * 2];
         correct += rows[row * 2 + 1];
     }
-    loss = group_sum(loss, scratch);
-    correct = group_sum(correct, scratch);
+    loss = group_sum(loss, scratch, ITEMS);
+    correct = group_sum(correct, scratch, ITEMS);
     if (get_local_id(0) == 0) {
         metrics[0] = loss / (float)batch;
         metrics[1] = correct;

@@ -423,13 +423,10 @@ package struct ConformanceHarness {
         try memory.write(HostTensor(shape: kind.hostShape, storage: .int32(zeros)), kind: kind, to: slot)
     }
 
-    /// Three state slabs, of which the primitive may change its own; gaps between gradients hold zero, as on a device that
-    /// has just allocated them.
-    private func runSlabs(
-        _ test: ConformanceCase, _ parameters: [(kind: ValueKind, cohort: Int)], _ steps: [StepConstants],
-        _ backend: any DeviceBackend, _ check: inout Check
-    ) throws(DeviceError) {
-        var program = Program()
+    /// Parameters w0, w1 … and their gradients.
+    private static func add(
+        _ parameters: [(kind: ValueKind, cohort: Int)], to program: inout Program
+    ) -> (weights: [ValueID], gradients: [ValueID]) {
         var weights: [ValueID] = []
         var gradients: [ValueID] = []
         for (index, parameter) in parameters.enumerated() {
@@ -438,6 +435,17 @@ package struct ConformanceHarness {
             weights.append(program.add(parameter.kind, storage, "w\(index)"))
             gradients.append(program.add(parameter.kind, .gradient(parameterKey: "w\(index)"), "dw\(index)"))
         }
+        return (weights, gradients)
+    }
+
+    /// Three state slabs, of which the primitive may change its own; gaps between gradients hold zero, as on a device that
+    /// has just allocated them.
+    private func runSlabs(
+        _ test: ConformanceCase, _ parameters: [(kind: ValueKind, cohort: Int)], _ steps: [StepConstants],
+        _ backend: any DeviceBackend, _ check: inout Check
+    ) throws(DeviceError) {
+        var program = Program()
+        let (weights, gradients) = Self.add(parameters, to: &program)
         let operands = test.primitive.operands
         let inputs = operands.inputs.map { program.add($0, .input, "input") }
         let outputs = operands.outputs.map { program.add($0, .output, "output") }
@@ -519,14 +527,7 @@ package struct ConformanceHarness {
             return
         }
         var program = Program()
-        var weights: [ValueID] = []
-        var gradients: [ValueID] = []
-        for (index, parameter) in parameters.enumerated() {
-            let storage = ValueStorage.parameter(
-                key: "w\(index)", source: .tensor("w\(index)"), cohort: parameter.cohort)
-            weights.append(program.add(parameter.kind, storage, "w\(index)"))
-            gradients.append(program.add(parameter.kind, .gradient(parameterKey: "w\(index)"), "dw\(index)"))
-        }
+        let (weights, gradients) = Self.add(parameters, to: &program)
         for cohort in updated { program.append(.optimizerUpdate(rule, cohort: cohort), [], [], node: "optimizer") }
         let bench = try bench([program], backend, stateCount: rule.stateCount, &check)
         let plan = bench.plan

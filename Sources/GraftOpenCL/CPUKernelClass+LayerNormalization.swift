@@ -48,8 +48,9 @@
             var plan = LaunchPlan()
             let blocks = ChannelBlockedLayout.blockCount(shape.channels)
             let sums = plan.takeWorkspace(floats: blocks * shape.batch * 16)
+            // By image first, as for factors per image.
             plan.launch(
-                Self.layerFile, "layer_scale_products", [],
+                "elementwise_cpu", "channel_scale_gradient", [],
                 [.input(0), .input(1), sums] + integers(shape.pixelCount), global: shape.batch, blocks)
             plan.launch(
                 Self.layerFile, "layer_scale_sum", [], [sums, .output(0)] + integers(shape.batch, blocks),
