@@ -126,8 +126,8 @@ public enum TrainingEvent: Sendable {
     case cacheUnavailable(reason: String)
     /// They are given up, in memory, or closed, on disk: something below was unfrozen, or the run ends.
     case uncached(CacheReport)
-    /// Parameters became trainable before a step.
-    case unfroze(selector: String, names: [String], epoch: Int, step: Int)
+    /// Parameters became trainable before a step, in these groups.
+    case unfroze(selector: String, names: [String], epoch: Int, step: Int, groups: [Trainer.Group])
     /// A step is done.
     case step(StepRecord)
     /// An image could not be read and was passed over.
@@ -317,8 +317,7 @@ extension Trainer {
             // What was unfrozen before the state is trainable in it.
             for entry in options.unfreezeAtEpoch where entry.epoch == epoch && begun == nil {
                 waiting.restart()
-                try onEvent(
-                    .unfroze(selector: entry.selector, names: try unfreeze(entry.selector), epoch: epoch, step: step))
+                try onEvent(unfreezing(entry.selector, epoch: epoch, step: step))
             }
             try refreshCache(epoch: epoch)
             let permutation =
@@ -357,9 +356,7 @@ extension Trainer {
                 }
                 for entry in options.unfreezeAtStep where entry.step == step {
                     waiting.restart()
-                    try onEvent(
-                        .unfroze(
-                            selector: entry.selector, names: try unfreeze(entry.selector), epoch: epoch, step: step))
+                    try onEvent(unfreezing(entry.selector, epoch: epoch, step: step))
                 }
                 if case .frontier = batch.content, try currentFrontier() != cache?.frontier {
                     // This batch and those behind it begin at another frontier, or at the pixels.
@@ -380,22 +377,11 @@ extension Trainer {
                     optimizer.momentum > 0 ? options.schedule.momentum(step: step, totalSteps: totalSteps) : nil
                 let metrics: StepMetrics
                 let imageCount: Int
-                if window == 1 {
-                    for image in batch.skipped { try onEvent(.skipped(image)) }
-                    let mixed = mix(&batch, mixing, epoch: epoch, step: step, part: 0)
-                    metrics = try interruptibly(epoch: epoch, since: start) {
-                        try self.step(
-                            batch.content, labels: batch.labels, mixed: mixed, learningRate: rate, momentum: momentum,
-                            dropoutKey: CounterRandom(seed: seed, UInt64(epoch), UInt64(step), 0xD209).key)
-                    }
-                    imageCount = batch.labels.count
-                } else {
-                    (metrics, imageCount, batch.end) = try interruptibly(epoch: epoch, since: start) {
-                        try stepAccumulating(
-                            first: batch, mixing: mixing, rate: rate, momentum: momentum, epoch: epoch, step: step,
-                            onEvent: onEvent
-                        ) { taken in taken < window ? try nextBatch() : nil }
-                    }
+                (metrics, imageCount, batch.end) = try interruptibly(epoch: epoch, since: start) {
+                    try trainingStep(
+                        first: batch, window: window, mixing: mixing, rate: rate, momentum: momentum, epoch: epoch,
+                        step: step, onEvent: onEvent
+                    ) { try nextBatch() }
                 }
                 if !announced {
                     announced = true
@@ -490,6 +476,34 @@ extension Trainer {
         return mixed
     }
 
+    /// Unfreezes before a step; the event says what.
+    private func unfreezing(_ selector: String, epoch: Int, step: Int) throws -> TrainingEvent {
+        let names = try unfreeze(selector)
+        return .unfroze(
+            selector: selector, names: names, epoch: epoch, step: step, groups: trainingGroups(of: names))
+    }
+
+    /// A step of `window` batches, or of fewer where `more` has no other one; images are mixed where they are to be.
+    func trainingStep(
+        first: TrainingBatch, window: Int, mixing: Mixing, rate: Double, momentum: Double? = nil, epoch: Int, step: Int,
+        onEvent: (TrainingEvent) throws -> Void,
+        more: () throws -> TrainingBatch?
+    ) throws -> (metrics: StepMetrics, imageCount: Int, end: Int) {
+        guard window == 1 else {
+            return try stepAccumulating(
+                first: first, mixing: mixing, rate: rate, momentum: momentum, epoch: epoch, step: step,
+                onEvent: onEvent
+            ) { taken in taken < window ? try more() : nil }
+        }
+        var batch = first
+        for image in batch.skipped { try onEvent(.skipped(image)) }
+        let mixed = mix(&batch, mixing, epoch: epoch, step: step, part: 0)
+        let metrics = try self.step(
+            batch.content, labels: batch.labels, mixed: mixed, learningRate: rate, momentum: momentum,
+            dropoutKey: CounterRandom(seed: seed, UInt64(epoch), UInt64(step), 0xD209).key)
+        return (metrics: metrics, imageCount: batch.labels.count, end: batch.end)
+    }
+
     /// A step of several batches; `more` gives the next one, knowing how many were taken, and nil ends the step.
     private func stepAccumulating(
         first: TrainingBatch, mixing: Mixing, rate: Double, momentum: Double?, epoch: Int, step: Int,
@@ -566,12 +580,7 @@ extension Trainer {
                     "--cached-views \(views): expected at least 1, together with an --augment other than none")
             }
         }
-        for (name, value) in [("--mixup", options.mixup), ("--cutmix", options.cutMix)] {
-            guard value >= 0, value.isFinite else {
-                throw GraftError.invalidArgument(
-                    "\(name) \(value): expected a number of at least 0; 0.2 and 1 are usual")
-            }
-        }
+        try Mixing(mixup: options.mixup, cutMix: options.cutMix).check()
         if options.mixup > 0 || options.cutMix > 0, options.cachedViews != nil {
             throw GraftError.invalidArgument(
                 "--cached-views keeps what the frozen part makes of an image, and mixed images are new in every batch; leave "
@@ -581,10 +590,7 @@ extension Trainer {
             throw GraftError.invalidArgument(
                 "--sampler balanced draws images at random and does not go with --no-shuffle")
         }
-        guard (1...100_000).contains(options.accumulatedBatches) else {
-            throw GraftError.invalidArgument(
-                "--accumulate \(options.accumulatedBatches): expected from 1 to 100000 batches a step")
-        }
+        try Limits.check(accumulatedBatches: options.accumulatedBatches)
         try options.schedule.check(warmupSteps: options.warmupSteps, hasValidation: validation != nil)
         if let patience = options.earlyStopPatience {
             guard patience > 0, validation != nil else {

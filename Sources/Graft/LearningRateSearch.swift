@@ -3,6 +3,11 @@ import GraftTensor
 import GraftVision
 
 /// How a learning rate is looked for: rates that grow by the same factor from step to step (Smith 2017, fastai's `lr_find`).
+///
+/// The rate is the optimizer's own. Groups with other rates (``ParameterGroups``) have theirs multiplied by the same factor
+/// as it, so that the ratios between groups stay. Steps are those of
+/// ``Trainer/fit(_:validation:options:resuming:onEvent:)`` with the options of the same names; what a run changes in the
+/// course of its steps (schedules, unfreezing) has no part in it.
 public struct LearningRateSearch: Sendable, Hashable {
     /// The first rate.
     public var lowest = 1e-7
@@ -10,10 +15,18 @@ public struct LearningRateSearch: Sendable, Hashable {
     public var highest = 10.0
     /// Steps from the first to the last; the search ends before when the loss is four times the least.
     public var steps = 100
-    /// Images per step.
+    /// Images per step, or per part of a step with ``accumulatedBatches``.
     public var batchSize = 32
+    /// Batches that make one step.
+    public var accumulatedBatches = 1
     /// Random changes to the images.
     public var augmentation = Augmentation.none
+    /// Above 0: images are mixed with others of their batch, with shares from Beta(mixup, mixup).
+    public var mixup = 0.0
+    /// Above 0: the same by a rectangle of the other image (CutMix); with ``mixup`` either in half of the batches.
+    public var cutMix = 0.0
+    /// Which images are seen.
+    public var sampler = Sampler.uniform
     /// What to do about an image that cannot be decoded.
     public var onBadImage = BadImagePolicy.fail
     /// Whether large JPEGs are decoded at a fraction of their size.
@@ -26,13 +39,20 @@ public struct LearningRateSearch: Sendable, Hashable {
     /// The defaults: a hundred steps of 32 images from 1e-7 to 10.
     public init() {}
 
-    /// Searches are equal when their numbers are.
-    public static func == (a: LearningRateSearch, b: LearningRateSearch) -> Bool { a.numbers == b.numbers }
+    /// Searches are equal when their numbers and their samplers are.
+    public static func == (a: LearningRateSearch, b: LearningRateSearch) -> Bool {
+        a.numbers == b.numbers && a.sampler == b.sampler
+    }
 
     /// Hashes what is compared.
-    public func hash(into hasher: inout Hasher) { hasher.combine(numbers) }
+    public func hash(into hasher: inout Hasher) {
+        hasher.combine(numbers)
+        hasher.combine(sampler)
+    }
 
-    private var numbers: [Double] { [lowest, highest, Double(steps), Double(batchSize)] }
+    private var numbers: [Double] {
+        [lowest, highest, Double(steps), Double(batchSize), Double(accumulatedBatches), mixup, cutMix]
+    }
 }
 
 /// What a search found: the loss at each rate, and which rate it speaks for.
@@ -179,15 +199,16 @@ public struct LearningRateCurve: Sendable, Hashable, Codable {
 
 extension Trainer {
     /// Trains with growing learning rates until the loss runs away, and puts everything back as it was: weights, optimizer
-    /// state and counters.
+    /// state and counters. It costs at most the search's steps of training, and a copy of the weights and the optimizer's
+    /// state on the host.
     ///
     /// - Parameters:
-    ///   - data: the training images; they are shuffled as in training, and seen again where they are too few.
-    ///   - search: rates, steps, batches.
+    ///   - data: the training images; they are shuffled or drawn as in training, and seen again where they are too few.
+    ///   - search: rates of the optimizer, which those of ``groups`` follow in proportion; steps, batches.
     ///   - onPoint: called behind every step; an error it throws ends the search, with everything put back.
     /// - Returns: the losses over the rates.
-    /// - Throws: ``GraftError/invalidArgument(_:)`` for a search that is none, ``GraftError/interrupted``, errors of images
-    ///   and devices.
+    /// - Throws: ``GraftError/invalidArgument(_:)`` for a search that is none, or where the optimizer's rate is 0 and groups
+    ///   have others; ``GraftError/interrupted``; errors of images and devices.
     public func findLearningRate(
         _ data: ImageDataset, _ search: LearningRateSearch = LearningRateSearch(),
         onPoint: (LearningRateCurve.Point) throws -> Void = { _ in }
@@ -202,6 +223,16 @@ extension Trainer {
         guard (10...100_000).contains(search.steps) else {
             throw GraftError.invalidArgument("\(search.steps) steps: expected from 10 to 100000; 100 are usual")
         }
+        guard optimizer.learningRate > 0 || groups.rates.isEmpty else {
+            throw GraftError.invalidArgument(
+                "the base learning rate is \(optimizer.learningRate), and no rate of a part is in proportion to it: expected "
+                    + "a number above 0")
+        }
+        let mixing = Mixing(mixup: search.mixup, cutMix: search.cutMix)
+        try mixing.check()
+        try Limits.check(accumulatedBatches: search.accumulatedBatches)
+        let labels = data.samples.map(\.label)
+        let batchSize = min(search.batchSize, data.count)
         return try restoringAfterwards {
             var rates: [Double] = []
             var losses: [Double] = []
@@ -209,21 +240,25 @@ extension Trainer {
             var epoch = 0
             while rates.count < search.steps {
                 let before = rates.count
-                let loader = BatchLoader(
-                    dataset: data, order: CounterRandom(seed: seed, UInt64(epoch), 0x5F17).permutation(data.count),
+                // Nothing is cached: a search sees few images twice.
+                let batches = TrainingBatches(
+                    data: data, order: search.sampler.order(labels: labels, seed: seed, epoch: epoch),
                     preprocessing: configuration.preprocessing,
                     options: BatchLoaderOptions(
-                        batchSize: min(search.batchSize, data.count), workerCount: search.workerCount,
-                        augmentation: search.augmentation, seed: seed, epoch: epoch, onBadImage: search.onBadImage,
-                        dropsLast: true, fastDecode: search.fastDecode))
-                defer { loader.cancel() }
-                while rates.count < search.steps, let batch = try loader.next() {
+                        batchSize: batchSize, workerCount: search.workerCount, augmentation: search.augmentation,
+                        seed: seed, epoch: epoch, onBadImage: search.onBadImage, dropsLast: true,
+                        fastDecode: search.fastDecode),
+                    batchSize: batchSize, cache: nil
+                ) { _ in [] }
+                defer { batches.cancel() }
+                while rates.count < search.steps, let batch = try batches.next() {
                     guard !search.isCancelled() else { throw GraftError.interrupted }
                     let share = Double(rates.count) / Double(search.steps - 1)
                     let rate = search.lowest * pow(search.highest / search.lowest, share)
-                    let metrics = try step(
-                        .pixels(batch.pixels), labels: batch.labels, learningRate: rate,
-                        dropoutKey: CounterRandom(seed: seed, UInt64(rates.count), 0x1F1D).key)
+                    let (metrics, _, _) = try trainingStep(
+                        first: batch, window: search.accumulatedBatches, mixing: mixing, rate: rate, epoch: epoch,
+                        step: rates.count, onEvent: { _ in }
+                    ) { try batches.next() }
                     guard metrics.loss.isFinite else { return LearningRateCurve(rates: rates, losses: losses) }
                     rates.append(rate)
                     losses.append(metrics.loss)

@@ -13,4 +13,11 @@ enum Limits {
             throw .invalidArgument("--batch-size \(batchSize): expected 1 to 65536")
         }
     }
+
+    /// Throws ``GraftError/invalidArgument(_:)`` unless so many batches can make a step.
+    static func check(accumulatedBatches: Int) throws(GraftError) {
+        guard (1...100_000).contains(accumulatedBatches) else {
+            throw .invalidArgument("--accumulate \(accumulatedBatches): expected from 1 to 100000 batches a step")
+        }
+    }
 }

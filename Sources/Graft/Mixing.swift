@@ -16,6 +16,15 @@ package struct Mixing: Sendable, Hashable {
 
     var isOn: Bool { mixup > 0 || cutMix > 0 }
 
+    /// Throws ``GraftError/invalidArgument(_:)`` unless shares can be drawn.
+    func check() throws(GraftError) {
+        for (name, value) in [("--mixup", mixup), ("--cutmix", cutMix)] {
+            guard value >= 0, value.isFinite else {
+                throw .invalidArgument("\(name) \(value): expected a number of at least 0; 0.2 and 1 are usual")
+            }
+        }
+    }
+
     /// Mixes a batch.
     ///
     /// - Parameters:

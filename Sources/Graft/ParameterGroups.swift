@@ -34,6 +34,9 @@ public struct ParameterGroups: Sendable, Hashable {
         self.decaysBiasesAndNorms = decaysBiasesAndNorms
     }
 
+    /// Whether parts of the network may learn at unlike rates.
+    package var hasUnlikeRates: Bool { !rates.isEmpty || (layerDecay ?? 1) != 1 }
+
     /// What distinguishes the parameters of one group.
     struct Setting: Hashable {
         /// A rate of its own, or nil for the optimizer's.

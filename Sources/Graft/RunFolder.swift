@@ -190,7 +190,7 @@ public final class RunFolder {
             description?.kept = RunDescription.Kept(
                 layers: report.layers, file: file, byteCount: report.byteCount, sparedShare: report.sparedShare)
         case .uncached: keptLayers = nil
-        case .unfroze(let selector, let names, let epoch, let step):
+        case .unfroze(let selector, let names, let epoch, let step, _):
             guard !names.isEmpty else { return }
             // Where the frozen part does not change, no event says that its outputs are kept as before.
             let frontier = try trainer.currentFrontier()

@@ -182,14 +182,27 @@ public final class Trainer {
         }
     }
 
-    /// The parameter groups as they train now: learning rates before any schedule, whether weight decay applies, names.
-    public var trainingGroups: [(learningRate: Double, isDecayed: Bool, names: [String])] {
+    /// A parameter group as it trains: its learning rate before any schedule, whether weight decay applies, its names.
+    public typealias Group = (learningRate: Double, isDecayed: Bool, names: [String])
+
+    /// The parameter groups as they train now.
+    public var trainingGroups: [Group] {
         cohorts.map { cohort in
             (
                 (cohort.setting.learningRate ?? optimizer.learningRate) * cohort.setting.scale,
                 cohort.setting.isDecayed,
                 cohort.names
             )
+        }
+    }
+
+    /// The groups that some trainable parameters are in, with no other names.
+    func trainingGroups(of parameters: [String]) -> [Group] {
+        let wanted = Set(parameters)
+        return trainingGroups.compactMap { group -> Group? in
+            let names = group.names.filter(wanted.contains)
+            guard !names.isEmpty else { return nil }
+            return (learningRate: group.learningRate, isDecayed: group.isDecayed, names: names)
         }
     }
 

@@ -227,6 +227,67 @@ import Testing
         #expect(try Graft.run(arguments(["--to", "1e-6"])).status == 64)
     }
 
+    @Test func aSearchFollowsTheRulesOfTraining() throws {
+        let data = try TemporaryFolder()
+        try data.writeClasses(imagesPerClass: 6)
+        func run(_ more: [String], steps: String = "12", from: String = "1e-3") throws -> GraftResult {
+            try Graft.run(
+                [
+                    "find-learning-rate", data.path, "--model", "resnet8_cifar", "--image-size", "32", "--resize", "32",
+                    "--device", "cpu", "--batch-size", "4", "--steps", steps, "--from", from, "--quiet",
+                ] + more)
+        }
+        func losses(_ more: [String]) throws -> [Double] {
+            let result = try run(more + ["--json"])
+            #expect(result.status == 0, "\(result.errors)")
+            return try #require(try result.json["losses"] as? [Double])
+        }
+        let plain = try losses([])
+        let parts = try losses(["--learning-rate", "0.02,layer3:0.005"])
+        #expect(parts != plain)
+        // What grows is the base rate: of the rates only the ratios count.
+        #expect(try losses(["--learning-rate", "0.04,layer3:0.01"]) == parts)
+        for rule in [
+            ["--mixup", "0.4"], ["--cutmix", "1"], ["--sampler", "balanced"], ["--accumulate", "2"],
+            ["--layer-decay", "0.5"], ["--class-weights", "balanced", "--label-smoothing", "0.1"],
+        ] {
+            #expect(try losses(rule) != plain, "\(rule)")
+        }
+        let text = try run(["--learning-rate", "0.02,layer3:0.005"], steps: "40", from: "1e-5")
+        #expect(text.output.hasPrefix("suggestion  ") && text.output.contains(",layer3:"), "\(text.output)")
+        // What changes in the course of a run is not for a search.
+        for (rule, message) in [
+            (["--warmup", "3"], "--warmup"), (["--schedule", "cosine"], "--schedule"), (["--ema", "0.9"], "--ema"),
+            (["--early-stop", "2"], "--early-stop"), (["--learning-rate", "0,layer3:0.1"], "a base rate of 0"),
+        ] {
+            let result = try run(rule)
+            #expect(result.status == 64, "\(rule)")
+            #expect(result.errors.contains(message), "\(result.errors)")
+        }
+    }
+
+    @Test func whatJoinsAtAnUnfreezingIsSaidWithItsRates() throws {
+        let data = try TemporaryFolder()
+        try data.writeClasses(imagesPerClass: 4)
+        let run = try TemporaryFolder()
+        let options = ["--freeze", "backbone", "--weight-decay", "0.01", "--no-decay-bias-norm"]
+        let rates = try Self.train(
+            data.path, run.path + "/a",
+            options + ["--unfreeze-at", "1:layer3", "--learning-rate", "0.02,layer3:0.005"])
+        #expect(rates.status == 0, "\(rates.errors)")
+        #expect(rates.errors.contains("joined with learning rate 0.005: layer3.0.conv1.weight"), "\(rates.errors)")
+        #expect(
+            rates.errors.contains("; learning rate 0.005, no weight decay: layer3.0.bn1.weight and "),
+            "\(rates.errors)")
+        let decay = try Self.train(
+            data.path, run.path + "/b", options + ["--unfreeze-at-step", "1:layer3", "--layer-decay", "0.5"])
+        #expect(decay.errors.contains("joined with learning rate 0.0005: layer3.0.conv1.weight"), "\(decay.errors)")
+        // One common rate goes without saying.
+        let plain = try Self.train(data.path, run.path + "/c", options + ["--unfreeze-at", "1:layer3"])
+        #expect(plain.status == 0, "\(plain.errors)")
+        #expect(plain.errors.contains("layer3 trains from here on") && !plain.errors.contains("joined with"))
+    }
+
     @Test func aRateForNothingNamesWhatIsNear() throws {
         let data = try TemporaryFolder()
         try data.writeClasses(imagesPerClass: 2)

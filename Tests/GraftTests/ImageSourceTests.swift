@@ -170,7 +170,8 @@ private final class CountingSource: ImageSource {
         case .prepared(let bytes, let steps): "prepared \(bytes) \(steps)"
         case .step(let record): "step \(record.step) \(record.loss) \(record.accuracy) \(record.learningRate)"
         case .epoch(let record): "epoch \(record.epoch) \(record.trainLoss) \(record.validation?.loss ?? -1)"
-        case .unfroze(let selector, let names, let epoch, let step): "unfroze \(selector) \(names) \(epoch) \(step)"
+        case .unfroze(let selector, let names, let epoch, let step, let groups):
+            "unfroze \(selector) \(names) \(epoch) \(step) \(groups)"
         case .skipped(let image): "skipped \(image.sampleIndex)"
         default: "cache"
         }

@@ -252,6 +252,57 @@ enum RulePictures {
         #expect(throws: GraftError.self) { try searching.findLearningRate(RulePictures.data, search) }
     }
 
+    @Test func aSearchTakesTheStepsOfTraining() throws {
+        func trainer() throws -> Trainer {
+            try Trainer(
+                RulePictures.model(), loss: .crossEntropy(classWeights: [0.5, 1, 3]),
+                optimizer: .sgd(learningRate: 1e-12), device: .cpu)
+        }
+        let rules: [(mixup: Double, cutMix: Double, window: Int, sampler: Sampler)] = [
+            (0.4, 0, 1, .uniform), (0, 1, 2, .uniform), (0, 0, 2, .balanced),
+        ]
+        for rule in rules {
+            var options = FitOptions()
+            options.stepLimit = 10
+            options.batchSize = 4
+            options.mixup = rule.mixup
+            options.cutMix = rule.cutMix
+            options.accumulatedBatches = rule.window
+            options.sampler = rule.sampler
+            var losses: [Double] = []
+            try trainer().fit(RulePictures.data, options: options) { event in
+                if case .step(let record) = event { losses.append(record.loss) }
+            }
+            // Such rates move nothing, so that the losses of all steps can be compared.
+            var search = LearningRateSearch()
+            search.lowest = 1e-12
+            search.highest = 2e-12
+            search.steps = 10
+            search.batchSize = 4
+            search.mixup = rule.mixup
+            search.cutMix = rule.cutMix
+            search.accumulatedBatches = rule.window
+            search.sampler = rule.sampler
+            let found = try trainer().findLearningRate(RulePictures.data, search).points.map(\.loss)
+            #expect(losses.count == 10 && found.count == 10, "\(rule)")
+            #expect(zip(found, losses).allSatisfy { abs($0 - $1) <= 1e-5 * $1 }, "\(rule): \(found), \(losses)")
+        }
+    }
+
+    @Test func aSearchByRulesThatAreNoneIsAnError() throws {
+        let parts = ParameterGroups(rates: [.init("linear", 0.1)])
+        let still = try Trainer(
+            RulePictures.model(), optimizer: .sgd(learningRate: 0), device: .cpu, groups: parts)
+        #expect(throws: GraftError.self) { try still.findLearningRate(RulePictures.data) }
+        let trainer = try Trainer(RulePictures.model(), device: .cpu, groups: parts)
+        var search = LearningRateSearch()
+        search.mixup = -1
+        #expect(throws: GraftError.self) { try trainer.findLearningRate(RulePictures.data, search) }
+        search.mixup = 0
+        search.accumulatedBatches = 0
+        #expect(throws: GraftError.self) { try trainer.findLearningRate(RulePictures.data, search) }
+    }
+
     @Test func suggestionsAreFromWhereTheLossFalls() throws {
         // Flat, a fall between 1e-4 and 1e-1, then off.
         let rates = (0..<100).map { 1e-7 * pow(1e8, Double($0) / 99) }
@@ -531,6 +582,31 @@ enum RulePictures {
                 #expect(abs(mean[index] - (0.9 * old[index] + 0.1 * new[index])) <= 1e-6)
             }
         }
+    }
+
+    @Test func anUnfreezingSaysWhichGroupsJoin() throws {
+        var model = try RulePictures.model()
+        model.freeze()
+        try model.unfreeze("linear")
+        let trainer = try Trainer(
+            model, optimizer: .sgd(learningRate: 0.01), device: .cpu,
+            groups: ParameterGroups(
+                rates: [.init("layer3", 0.002), .init("layer3.0.bn2", 0.004)], decaysBiasesAndNorms: false))
+        var options = FitOptions()
+        options.epochs = 2
+        options.batchSize = 6
+        options.unfreezeAtEpoch = [(0, "layer3.0.conv2,layer3.0.bn2")]
+        options.unfreezeAtStep = [(2, "layer3.0.conv1")]
+        var joined: [Trainer.Group] = []
+        try trainer.fit(RulePictures.data, options: options) { event in
+            if case .unfroze(_, _, _, _, let groups) = event { joined += groups }
+        }
+        #expect(joined.map(\.learningRate) == [0.002, 0.004, 0.002])
+        #expect(joined.map(\.isDecayed) == [true, false, true])
+        #expect(
+            joined.map(\.names) == [
+                ["layer3.0.conv2.weight"], ["layer3.0.bn2.weight", "layer3.0.bn2.bias"], ["layer3.0.conv1.weight"],
+            ])
     }
 
     @Test(arguments: parityDevices) func validationOfTheAverageLeavesTheRunAlone(_ device: String) throws {

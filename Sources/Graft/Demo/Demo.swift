@@ -135,7 +135,7 @@ public enum Demo {
                     head = accuracy
                     report("  head alone, 10 epochs                           \(percent(accuracy))")
                 }
-            case .unfroze(let selector, let names, let epoch, _):
+            case .unfroze(let selector, let names, let epoch, _, _):
                 report("  epoch \(epoch): \(selector) unfrozen (\(names.count) tensors)")
             case .prepared, .caching, .uncached, .cacheUnavailable, .step, .skipped, .stoppedEarly, .state: break
             }

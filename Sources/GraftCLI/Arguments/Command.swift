@@ -3,9 +3,9 @@ struct ArgumentGroup: Sendable {
     var title: String
     var arguments: [any AnyArgument]
 
-    init(_ title: String, _ arguments: [any AnyArgument]) {
+    init(_ title: String, _ lists: [any AnyArgument]...) {
         self.title = title
-        self.arguments = arguments
+        arguments = lists.flatMap { $0 }
     }
 }
 

@@ -224,10 +224,11 @@ enum DataRequest {
         return (mapped(training), validation.map { $0.classes == training.classes ? mapped($0) : $0 })
     }
 
-    /// At most six names.
-    static func list(_ names: [String]) -> String {
-        names.count <= 6
-            ? names.joined(separator: ", ") : names.prefix(5).joined(separator: ", ") + " and \(names.count - 5) more"
+    /// Names, with those behind the first few as a number.
+    static func list(_ names: [String], atMost limit: Int = 6) -> String {
+        guard names.count > limit else { return names.joined(separator: ", ") }
+        let named = limit - 1
+        return names.prefix(named).joined(separator: ", ") + " and \(names.count - named) more"
     }
 
     // MARK: Batches

@@ -18,12 +18,14 @@ enum FindLearningRateCommand {
         discussion: """
             Trains with a learning rate that grows by the same factor from step to step, until the loss runs away, and \
             suggests a rate from where it fell (fastai's lr_find). Nothing is kept of the training. Give it the options \
-            that graft train will have.
+            that graft train will have: steps are made as there. The rate that grows is the base rate, the plain number of \
+            --learning-rate; rates of parts of the network (--learning-rate layer4:1e-4,fc:1e-3, --layer-decay) are \
+            multiplied by the same factor, so that their ratios to it stay, and the suggestion names them all.
             """,
         examples: [
             "graft find-learning-rate photos --model resnet18 --weights resnet18.pth",
             "graft find-learning-rate photos --model resnet18 --weights resnet18.pth \\",
-            "      --unfreeze layer4 --out curve",
+            "      --unfreeze layer4 --learning-rate layer4:1e-4,fc:1e-3 --mixup 0.2 --out curve",
         ],
         groups: [
             ArgumentGroup("Data", [Shared.data, Shared.list, Shared.limit]),
@@ -37,13 +39,7 @@ enum FindLearningRateCommand {
             ArgumentGroup(
                 "Frozen and trainable", [TrainableSet.freeze, TrainableSet.unfreeze, TrainableSet.frozenStatistics]),
             ArgumentGroup("Search", [lowest, highest, steps]),
-            ArgumentGroup(
-                "Training",
-                [
-                    TrainCommand.optimizer, TrainCommand.layerDecay, TrainCommand.momentum, TrainCommand.weightDecay,
-                    TrainCommand.noDecayBiasNorm, TrainCommand.nesterov, TrainCommand.clipNorm,
-                    TrainCommand.labelSmoothing, TrainCommand.classWeights, TrainCommand.dropout, TrainCommand.augment,
-                ]),
+            ArgumentGroup("Training", TrainCommand.updateRules, TrainCommand.batchRules),
             Shared.imageGroup,
             Shared.runGroup(seeded: true),
             ArgumentGroup("Output", [out, Shared.quiet, Shared.json]),
@@ -52,6 +48,12 @@ enum FindLearningRateCommand {
         validate: { values throws(UsageError) in
             guard values[lowest] < values[highest] else {
                 throw UsageError("--from \(values[lowest]) must be less than --to \(values[highest])")
+            }
+            let rates = values[TrainCommand.learningRate]
+            guard rates.base != 0 || rates.entries.isEmpty else {
+                throw UsageError(
+                    "--learning-rate \(rates): no rate is in proportion to a base rate of 0; give a plain number above 0, or "
+                        + "leave it out")
             }
             try TrainCommand.checkOptimizer(values)
         },
@@ -65,7 +67,11 @@ enum FindLearningRateCommand {
         search.highest = values[highest]
         search.steps = values[steps]
         search.batchSize = values[Shared.batchSize]
+        search.accumulatedBatches = values[TrainCommand.accumulate]
         search.augmentation = values[TrainCommand.augment]
+        search.mixup = values[TrainCommand.mixup]
+        search.cutMix = values[TrainCommand.cutMix]
+        search.sampler = Sampler(rawValue: values[TrainCommand.sampler]) ?? .uniform
         search.onBadImage = DataRequest.badImagePolicy(values)
         search.fastDecode = values[Shared.fastDecode]
         search.workerCount = DataRequest.workerCount(values)
@@ -118,7 +124,9 @@ enum FindLearningRateCommand {
                 + short(rate).padding(toLength: 10, withPad: " ", startingAt: 0) + note + "\n"
         }
         try Console.result(
-            line("suggestion", suggestion, "graft train … --learning-rate \(short(suggestion))")
+            line(
+                "suggestion", suggestion,
+                "graft train … --learning-rate \(TrainCommand.learningRates(base: suggestion, values))")
                 + line("valley", curve.valley, "within the longest fall of the loss")
                 + line("steepest", curve.steepest, "where the loss falls fastest")
                 + line("minimum", curve.minimum?.learningRate, "least loss; a tenth of it is a common choice"))

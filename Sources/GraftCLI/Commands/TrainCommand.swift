@@ -115,6 +115,15 @@ enum TrainCommand {
         "cache-limit", .byteCount, default: 10 << 30, shownAs: "10G",
         help: "Most bytes of all cache files on disk; those used longest ago are removed first.")
 
+    /// How parameters follow their gradients, for all commands that train.
+    static let updateRules: [any AnyArgument] = [
+        optimizer, learningRate, layerDecay, momentum, weightDecay, noDecayBiasNorm, nesterov, clipNorm, accumulate,
+    ]
+    /// What a batch and its loss are, for all commands that train.
+    static let batchRules: [any AnyArgument] = [
+        labelSmoothing, classWeights, dropout, augment, mixup, cutMix, sampler,
+    ]
+
     static let command = Command(
         name: "train",
         summary: "Fine-tune a network on a folder of images.",
@@ -146,13 +155,8 @@ enum TrainCommand {
                     TrainableSet.frozenStatistics,
                 ]),
             ArgumentGroup(
-                "Training",
-                [
-                    recipe, epochs, steps, optimizer, learningRate, layerDecay, momentum, weightDecay, noDecayBiasNorm,
-                    nesterov,
-                    clipNorm, accumulate, average, schedule, warmup, earlyStop, keepBest, labelSmoothing, classWeights,
-                    dropout, augment, mixup, cutMix, sampler, noShuffle, dropLast, cache, cachedViews, cacheLimit,
-                ]),
+                "Training", [recipe, epochs, steps], updateRules, [average, schedule, warmup, earlyStop, keepBest],
+                batchRules, [noShuffle, dropLast, cache, cachedViews, cacheLimit]),
             Shared.imageGroup,
             Shared.runGroup(seeded: true),
             ArgumentGroup("Output", [out, resume, saveEvery, Shared.quiet, Shared.json]),
@@ -460,12 +464,21 @@ enum TrainCommand {
     private static func announceGroups(_ trainer: Trainer, _ values: ArgumentValues) {
         let groups = trainer.trainingGroups
         guard groups.count > 1 else { return }
-        for group in groups {
-            let names = DataRequest.list(group.names)
-            NetworkRequest.note(
-                "learning rate \(String(format: "%.4g", group.learningRate))\(group.isDecayed ? "" : ", no weight decay"): \(names)",
-                values)
-        }
+        for group in groups { NetworkRequest.note(text(of: group, atMost: 6), values) }
+    }
+
+    /// A group's rate, whether it is decayed, and its first names.
+    static func text(of group: Trainer.Group, atMost limit: Int) -> String {
+        "learning rate \(String(format: "%.4g", group.learningRate))\(group.isDecayed ? "" : ", no weight decay"): "
+            + DataRequest.list(group.names, atMost: limit)
+    }
+
+    /// What `--learning-rate` is for another base rate: the parts' rates keep their ratios to it.
+    static func learningRates(base: Double, _ values: ArgumentValues) -> String {
+        let given = values[learningRate]
+        let factor = base / (given.base ?? defaultRate)
+        let parts = given.entries.map { "\($0.name):\(short($0.rate * factor))" }
+        return ([short(base)] + parts).joined(separator: ",")
     }
 
     private static func rule(_ values: ArgumentValues) -> Optimizer {

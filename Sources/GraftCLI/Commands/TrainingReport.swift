@@ -49,8 +49,12 @@ final class TrainingReport {
                     + (report.location == .memory ? "" : ", \(report.foundCount) of them found from earlier runs")
                     + (report.damagedCount == 0
                         ? "" : "; \(report.damagedCount) damaged entries were computed anew"))
-        case .unfroze(let selector, let names, let epoch, let step):
+        case .unfroze(let selector, let names, let epoch, let step, let groups):
             note("epoch \(epoch), step \(step): \(selector) trains from here on (\(names.count) parameter tensors)")
+            if trainer.groups.hasUnlikeRates, !groups.isEmpty {
+                let texts = groups.map { TrainCommand.text(of: $0, atMost: 2) }
+                note("joined with \(texts.joined(separator: "; "))")
+            }
         case .step(let record):
             if record.epoch != epoch {
                 epoch = record.epoch
