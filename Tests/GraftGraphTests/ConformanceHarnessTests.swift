@@ -19,10 +19,10 @@ struct ConformanceHarnessTests {
         #expect(repeated.isEmpty)
     }
 
-    @Test("the reference itself, rounded to float32, passes every case")
+    @Test("the reference itself, rounded to float32, passes the quick cases")
     func referencePasses() {
-        let results = ConformanceHarness().runAll(on: ReferenceBackend())
-        #expect(results.count == ConformanceCases.all.count)
+        let results = ConformanceHarness().runAll(on: ReferenceBackend(), cases: ConformanceCases.quick)
+        #expect(results.count == ConformanceCases.quick.count)
         for result in results where !result.passed { Issue.record("\(result.name): \(result.message)") }
     }
 
