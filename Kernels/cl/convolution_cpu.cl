@@ -288,12 +288,11 @@ kernel void convolution(GLOBAL_IN x, GLOBAL_IN w, GLOBAL_IN biases, GLOBAL_IN re
 #if DIRECT
             firstBlock = first_input_block(kb, inputBlocks, blocksPerOutput, outputsPerGroup, inputsPerGroup);
 #endif
-            // Channels outside, tiles inside: a pass's weights stay in the second-level cache over the band.
-            // Whole blocks of 16 are stored.
-            for (int k = 0; k < (channels > 16 ? 32 : 16); k += 2 * VECTOR) {
-                const size_t offset = (size_t)(kb * 2 + k / 16) * outputPixels * 16 + k % 16;
-                for (int from = 0; from == 0 || from < reductionBlocks; from += partBlocks) {
-                    const int blocks = min(partBlocks, reductionBlocks - from);
+            // Tiles inside: a part's weights stay in the first-level cache over the band. Whole blocks of 16 are stored.
+            for (int from = 0; from == 0 || from < reductionBlocks; from += partBlocks) {
+                const int blocks = min(partBlocks, reductionBlocks - from);
+                for (int k = 0; k < (channels > 16 ? 32 : 16); k += 2 * VECTOR) {
+                    const size_t offset = (size_t)(kb * 2 + k / 16) * outputPixels * 16 + k % 16;
                     for (int t = tileFirst; t < tileEnd; ++t) {
                         Target target;
                         target.epilogue = epilogue;

@@ -205,9 +205,9 @@ INLINE int stored_channels(int channels) { return channels > 16 ? 32 : 16; }
 // M of one element and one block of output channels, tiles 0 ..< tiles.
 INLINE void multiply_tiles(const __global float *v, size_t aStep, const __global float *u, int blocks,
                            __global float *m, int tiles, int channels) {
-    // A few blocks' weights stay in the first-level cache from one tile to the next.
-    for (int k = 0; k < stored_channels(channels); k += 2 * VECTOR)
-        for (int from = 0; from < blocks; from += PART_BLOCKS)
+    // A few blocks' weights stay in the first-level cache from one tile to the next, and memory is read line after line.
+    for (int from = 0; from < blocks; from += PART_BLOCKS)
+        for (int k = 0; k < stored_channels(channels); k += 2 * VECTOR)
             for (int t = 0; t < tiles; t += MR)
                 register_tile(v + from * aStep + t * 16, aStep, u + from * 512 + k, min(PART_BLOCKS, blocks - from),
                               m + t * 32 + k, from == 0);

@@ -37,16 +37,17 @@
     }
 
     extension CPUKernelClass {
-        /// Gathered input of one band: half of a usual second-level cache, which is smaller where vectors are narrow.
-        private var bandByteCount: Int { vectorWidth == 16 ? 520 << 10 : 256 << 10 }
+        /// Gathered input of one band: a usual second-level cache. A smaller band reads the weights more often.
+        private static let bandByteCount = 520 << 10
         /// Pixels of one band.
         private static let bandPixelCount = 56
         /// Items that a launch is cut into at least, where the shape allows.
         static let itemCount = 64
         static let convolutionFile = "convolution_cpu"
 
-        /// Scratch slabs: enough for eight workers of each of four threads, or two for each of more.
-        var slabCount: Int { max(32, 2 * device.computeUnitCount) }
+        /// Scratch slabs, one for each worker: at least two for each thread, so that a slow one holds up less, and few, since
+        /// a worker's first item finds none of its slab in the cache.
+        var slabCount: Int { max(8, 2 * device.computeUnitCount) }
 
         func convolution(_ geometry: ConvolutionGeometry, _ epilogue: Epilogue) -> LaunchPlan {
             if geometry.isDepthwise { return depthwise(geometry, epilogue) }
@@ -118,7 +119,7 @@
             let kbCount = blocking.outputBlockCount
             // Fewer than four gathered tiles would read the weights too often, whatever the cache holds.
             var bandTiles = min(
-                max(bandByteCount / max(4 * tileFloats, 1), isDirect ? 1 : 4), max(Self.bandPixelCount / tile, 4))
+                max(Self.bandByteCount / max(4 * tileFloats, 1), isDirect ? 1 : 4), max(Self.bandPixelCount / tile, 4))
             // Gathering costs as much as a 16th of one output block's products: few blocks per item only where needed.
             let fewest = isDirect || convolution.groups > 1 ? 1 : min(2, kbCount)
             func blocksPerItem(_ bandTiles: Int) -> Int {

@@ -9,6 +9,8 @@
 
         /// V and M of one group of tiles: what a usual second-level cache holds.
         private var groupByteCount: Int { vectorWidth == 16 ? 700 << 10 : 400 << 10 }
+        /// Transformed weights that are read again for every group: what a share of the last-level cache holds.
+        private var groupWeightByteCount: Int { vectorWidth == 16 ? 10 << 20 : 3 << 20 }
 
         private func definitions(_ tile: Int) -> [KernelLaunch.Definition] {
             [.init("VECTOR", vectorWidth), .init("MR", tile)]
@@ -131,7 +133,7 @@
             // Fewer tiles per group than this would read the transformed weights too often.
             let fewest = vectorWidth == 16 ? tile : 2 * tile
             var groupTiles = groupByteCount / (36 * 4 * (blocks * 16 + 32)) / tile * tile
-            if groupTiles >= fewest {
+            if groupTiles >= fewest, 4 * WeightBlocking(geometry.weight.winograd).elementCount <= groupWeightByteCount {
                 while groupTiles > fewest, ceilDivide(tileCount, groupTiles) < Self.itemCount / 2 { groupTiles -= tile }
                 let groups = ceilDivide(tileCount, groupTiles)
                 let kbPerItem = evenShare(
