@@ -309,9 +309,10 @@ extension Trainer {
         }
         let firstEpoch = state.map { $0.isEpochFinished ? $0.epoch + 1 : $0.epoch } ?? 0
         for epoch in min(firstEpoch, options.epochs)..<options.epochs {
-            if step >= totalSteps { break }
-            let start = Date()
             let begun = state.flatMap { epoch == $0.epoch && !$0.isEpochFinished ? $0 : nil }
+            // Behind the last step there may be an epoch left to validate and to record.
+            if step >= totalSteps, begun?.isFinished ?? true { break }
+            let start = Date()
             sums = begun?.sums ?? TrainingState.EpochSums()
             done = begun?.position ?? 0
             // What was unfrozen before the state is trainable in it.

@@ -275,6 +275,8 @@ public final class RunFolder {
     public func finish(_ epoch: EpochRecord, model: Model, averaged: Model? = nil) throws {
         try checkFinite(model.isFinite)
         if let averaged { try checkFinite(averaged.isFinite) }
+        // A run that goes on behind the last step of an epoch comes here first.
+        if !isOpen { try takeFolder() }
         keepsAverage = averaged != nil
         func text(_ value: Double?) -> String { value.map { "\($0)" } ?? "" }
         epochRows +=

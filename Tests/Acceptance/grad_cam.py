@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The maps of `graft explain` against Grad-CAM in PyTorch, on the same weights and images.
+"""The maps of `graft explain` against Grad-CAM in PyTorch in float64, on the same weights and images.
 
     python Tests/Acceptance/grad_cam.py [--graft .build/debug/graft] [--devices cpu,opencl] IMAGE...
         [--weights squeezenet1_1=squeezenet1_1.pth ...]
@@ -32,12 +32,10 @@ CASES = [
 ]
 
 
-def preprocess(path):
-    image = ImageOps.exif_transpose(Image.open(path)).convert("RGB")
-    transform = torchvision.transforms.Compose([
-        torchvision.transforms.Resize(256), torchvision.transforms.CenterCrop(224), torchvision.transforms.ToTensor(),
-        torchvision.transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])])
-    return transform(image)
+def preprocess(name, paths):
+    """As the weights were published: EfficientNet resizes bicubically, the others bilinearly."""
+    transform = torchvision.models.get_model_weights(name)["IMAGENET1K_V1"].transforms()
+    return torch.stack([transform(ImageOps.exif_transpose(Image.open(path)).convert("RGB")) for path in paths])
 
 
 def grad_cam(model, module, inputs, label):
@@ -63,6 +61,17 @@ def grad_cam(model, module, inputs, label):
     return labels.numpy(), (weights * value).sum(1).clamp(min=0).detach().numpy()
 
 
+def compare(values, expected):
+    """The worst correlation, and the largest difference relative to a map's maximum."""
+    correlation = min(
+        numpy.corrcoef(a.ravel(), b.ravel())[0, 1] if b.any() else float(not a.any())
+        for a, b in zip(values, expected))
+    difference = max(
+        numpy.abs(a - b).max() / max(b.max(), 1e-30) if b.any() else numpy.abs(a).max()
+        for a, b in zip(values, expected))
+    return correlation, difference
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("images", nargs="+")
@@ -71,9 +80,8 @@ def main():
     parser.add_argument("--weights", nargs="*", default=[])
     options = parser.parse_args()
     files = dict(entry.split("=", 1) for entry in options.weights)
-    inputs = torch.stack([preprocess(path) for path in options.images])
     failed = 0
-    print(f"{'model':15} {'layer':12} {'device':8} {'map':>6} {'correlation':>12} {'difference / maximum':>21}")
+    print(f"{'model':15} {'layer':12} {'device':8} {'map':>6} {'correlation':>12} {'difference / maximum':>21} {'PyTorch f32':>12}")
     with tempfile.TemporaryDirectory() as folder:
         for name, layer, module, label in CASES:
             torch.manual_seed(3)
@@ -86,7 +94,10 @@ def main():
                 if not pathlib.Path(path).exists():
                     torch.save(model.state_dict(), path)
                 model.load_state_dict(torch.load(path, weights_only=True))
-            labels, expected = grad_cam(model, module, inputs, label)
+            inputs = preprocess(name, options.images)
+            _, rounded = grad_cam(model, module, inputs, label)
+            labels, expected = grad_cam(model.double(), module, inputs.double(), label)
+            own = compare(rounded, expected)
             for device in options.devices.split(","):
                 maps = f"{folder}/maps.npz"
                 words = [options.graft, "explain", *options.images, "--model", name, "--weights", path, "--out",
@@ -100,17 +111,12 @@ def main():
                 values = found["maps"]
                 if values.shape != expected.shape or (found["labels"] != labels).any():
                     sys.exit(f"{name}: maps {values.shape} of {found['labels']}, expected {expected.shape} of {labels}")
-                correlation = min(
-                    numpy.corrcoef(a.ravel(), b.ravel())[0, 1] if b.any() else float(not a.any())
-                    for a, b in zip(values, expected))
-                difference = max(
-                    numpy.abs(a - b).max() / max(b.max(), 1e-30) if b.any() else numpy.abs(a).max()
-                    for a, b in zip(values, expected))
+                correlation, difference = compare(values, expected)
                 # A case whose maps are all empty compares nothing.
                 good = correlation >= 0.9999 and difference <= 2e-3 and expected.any()
                 failed += not good
                 print(f"{name:15} {layer or 'default':12} {device:8} {values.shape[1]}×{values.shape[2]:<4} "
-                      f"{correlation:12.7f} {difference:21.2e}{'' if good else '  FAILED'}")
+                      f"{correlation:12.7f} {difference:21.2e} {own[1]:12.2e}{'' if good else '  FAILED'}")
     sys.exit(f"{failed} failed" if failed else 0)
 
 

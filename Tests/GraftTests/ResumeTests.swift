@@ -142,7 +142,8 @@ private func run(
     return outcome
 }
 
-private final class Flag: Sendable {
+/// Set once, from any thread.
+final class Flag: Sendable {
     private let value = Mutex(false)
     var isSet: Bool { value.withLock { $0 } }
     func set() { value.withLock { $0 = true } }
@@ -173,14 +174,16 @@ private func expectContinuation(_ first: Outcome, _ second: Outcome, is whole: O
     func aResumedRunIsTheSameRun(_ recipe: ResumeRecipe) throws {
         let place = try Place()
         let whole = try run(recipe)
-        // Behind the first step, in mid-epoch, at both ends of an epoch and so at its unfreezing, before the last step.
+        // Behind the first step, in mid-epoch, at both ends of an epoch and so at its unfreezing, before the last step and
+        // behind it, before the last validation.
         let last = try #require(whole.losses.keys.max())
-        for stop in [1, 2, 4, 5, last] {
+        for stop in [1, 2, 4, 5, last, last + 1] {
             let first = try run(recipe, until: stop)
             let state = try reread(first.saved, in: place)
             #expect(state.stepCount == stop)
             let second = try run(recipe, threads: 1, from: state)
-            #expect(second.losses.keys.min() == stop)
+            #expect(second.losses.keys.min() == (stop > last ? nil : stop))
+            #expect(second.saved?.isFinished == true)
             expectContinuation(first, second, is: whole, "\(recipe.name), step \(stop)")
         }
     }

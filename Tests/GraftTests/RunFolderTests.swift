@@ -120,6 +120,57 @@ import Testing
         #expect(description.best == run.description?.best)
     }
 
+    @Test func aRunThatGoesOnBehindItsLastStepIsFinished() throws {
+        let folder = try TestFolder()
+        let (whole, data, _) = try Self.run(in: folder)
+        /// The run anew or from a state, to its end or to the moment before its last validation.
+        func part(_ state: TrainingState?, isEnded: Bool) throws -> RunFolder {
+            var model = try Model("resnet8_cifar", classCount: data.classes.count, seed: 5)
+            model.classNames = data.classes
+            model.freeze()
+            try model.unfreeze("linear")
+            let trainer = try Trainer(model, optimizer: .sgd(learningRate: 0.001), device: .cpu)
+            let run = try RunFolder(folder.path + "/parts")
+            if let state { #expect(try run.resume(state).isEmpty) }
+            try run.begin(RunDescription(trainer, data: data, validation: data), validation: data)
+            var options = FitOptions()
+            options.epochs = 2
+            options.batchSize = 4
+            options.unfreezeAtEpoch = [(1, "layer3")]
+            options.stateIntervalSeconds = 1000
+            let flag = Flag()
+            options.isCancelled = { flag.isSet }
+            try trainer.fit(data, validation: data, options: options, resuming: state) { event in
+                try run.note(event, trainer: trainer)
+                switch event {
+                case .step(let record):
+                    try run.record(record)
+                    if isEnded, record.step == 3 { flag.set() }
+                case .epoch(let record): try run.finish(record, model: try trainer.model())
+                case .state(let state): try run.save(state)
+                default: break
+                }
+            }
+            try run.end(.finished)
+            return run
+        }
+        #expect(throws: GraftError.interrupted) { try part(nil, isEnded: true) }
+        let state = try #require(try RunFolder.state(in: folder.path + "/parts")).state
+        #expect(state.stepCount == 4 && !state.isEpochFinished)
+        let parts = try part(state, isEnded: false)
+        #expect(try RunFolder.state(in: parts.path)?.state.isFinished == true)
+        let description = try RunDescription(contentsOf: parts.path + "/run.json")
+        #expect(description.status == .finished)
+        #expect(description.sessions.map(\.step) == [0, 4])
+        #expect(description.result == whole.description?.result)
+        let (found, expected) = (try RunHistory(folder: parts.path), try RunHistory(folder: whole.path))
+        #expect(found.epochs.map(\.trainLoss) == expected.epochs.map(\.trainLoss))
+        #expect(found.epochs.map(\.validationLoss) == expected.epochs.map(\.validationLoss))
+        #expect(found.steps.map(\.loss) == expected.steps.map(\.loss))
+        let events = try FileManager.default.contentsOfDirectory(atPath: parts.path).filter { $0.contains("tfevents") }
+        #expect(events.count == 2)
+    }
+
     @Test func damagedTablesAreNamed() throws {
         let folder = try TestFolder()
         let (run, _, _) = try Self.run(in: folder, epochs: 2)
