@@ -5,7 +5,8 @@
         [--weights squeezenet1_1=squeezenet1_1.pth ...]
 
 Needs torch, torchvision, numpy and pillow. Models without --weights get random ones from a fixed seed. Exit code 0 when
-every map agrees: correlation at least 0.9999, difference at most 0.002 of the map's maximum.
+every map agrees: correlation at least 0.9999, difference at most 0.002 of the map's maximum, or twice what noise of 1e-6
+in the pixels makes of PyTorch's own map.
 """
 import argparse, pathlib, subprocess, sys, tempfile
 
@@ -81,7 +82,7 @@ def main():
     options = parser.parse_args()
     files = dict(entry.split("=", 1) for entry in options.weights)
     failed = 0
-    print(f"{'model':15} {'layer':12} {'device':8} {'map':>6} {'correlation':>12} {'difference / maximum':>21} {'PyTorch f32':>12}")
+    print(f"{'model':15} {'layer':12} {'device':8} {'map':>6} {'correlation':>12} {'difference / maximum':>21} {'PyTorch, noise':>17}")
     with tempfile.TemporaryDirectory() as folder:
         for name, layer, module, label in CASES:
             torch.manual_seed(3)
@@ -94,10 +95,12 @@ def main():
                 if not pathlib.Path(path).exists():
                     torch.save(model.state_dict(), path)
                 model.load_state_dict(torch.load(path, weights_only=True))
-            inputs = preprocess(name, options.images)
-            _, rounded = grad_cam(model, module, inputs, label)
-            labels, expected = grad_cam(model.double(), module, inputs.double(), label)
-            own = compare(rounded, expected)
+            inputs = preprocess(name, options.images).double()
+            labels, expected = grad_cam(model.double(), module, inputs, label)
+            # A ReLU whose input is nearly zero may pass a gradient or not: noise as large as rounding shows whether.
+            own = max(
+                compare(grad_cam(model, module, inputs * (1 + 1e-6 * torch.randn_like(inputs)), label)[1], expected)[1]
+                for _ in range(8))
             for device in options.devices.split(","):
                 maps = f"{folder}/maps.npz"
                 words = [options.graft, "explain", *options.images, "--model", name, "--weights", path, "--out",
@@ -113,10 +116,10 @@ def main():
                     sys.exit(f"{name}: maps {values.shape} of {found['labels']}, expected {expected.shape} of {labels}")
                 correlation, difference = compare(values, expected)
                 # A case whose maps are all empty compares nothing.
-                good = correlation >= 0.9999 and difference <= 2e-3 and expected.any()
+                good = correlation >= 0.9999 and difference <= max(2e-3, 2 * own) and expected.any()
                 failed += not good
                 print(f"{name:15} {layer or 'default':12} {device:8} {values.shape[1]}×{values.shape[2]:<4} "
-                      f"{correlation:12.7f} {difference:21.2e} {own[1]:12.2e}{'' if good else '  FAILED'}")
+                      f"{correlation:12.7f} {difference:21.2e} {own:17.2e}{'' if good else '  FAILED'}")
     sys.exit(f"{failed} failed" if failed else 0)
 
 

@@ -20,7 +20,8 @@ How it measures
   * A block's figure is the median of its batches. "min" is the fastest batch, "median" the median of the figures, both
     over the blocks that count. The ratio is Graft to the fastest peer (by median), formed round by round.
   * Outputs are compared before anything is timed: logits on the same images and weights (relative L2 below 1e-4, same
-    arg-max), for training rows the update of all parameters after two steps, for recipes the loss of every epoch, for
+    arg-max), for training rows the update of all parameters after two steps (below 1 %, or twice what
+    PyTorch's own is from float64), for recipes the loss of every epoch, for
     the cold start the first classes. A peer that disagrees does not count; Graft disagreeing fails the run.
 
 Verdicts: met, MISSED, DISAGREES, FAILED, LOADED (too few rounds on a quiet machine: no verdict), skipped, measured
@@ -296,27 +297,35 @@ class Server:
         return {"images": [os.path.relpath(path, images["folder"]) for path, _ in dataset.samples]}
 
     def do_update(self, row, weights, images, batch, rate, trained):
-        """Reference only: the same steps as Graft's, and how far its update of the parameters is from PyTorch's."""
+        """Reference only: the same steps as Graft's in float64, and how far from its update of the parameters Graft's is,
+        and PyTorch's own in float32: with random weights and small batches, batch norm makes much of rounding."""
         import torch
         from safetensors.torch import load_file
 
         row = Row(**row)
         start = torch.load(weights, weights_only=True)
-        model = network(row.model, row.classes, weights)
-        set_trainable(model, row.trainable)
-        optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=rate, momentum=0.9)
-        dataset = image_folder(images, row.size)
-        for x, y in torch.utils.data.DataLoader(dataset, batch_size=batch):
-            optimizer.zero_grad()
-            torch.nn.functional.cross_entropy(model(x), y).backward()
-            optimizer.step()
-        theirs = load_file(trained)
-        difference = update = 0.0
-        for name, value in model.state_dict().items():
-            if value.is_floating_point():
-                difference += float((theirs[name].double() - value.double()).square().sum())
-                update += float((value.double() - start[name].double()).square().sum())
-        return {"difference": (difference / update) ** 0.5}
+
+        def steps(precision):
+            model = network(row.model, row.classes, weights).to(precision)
+            set_trainable(model, row.trainable)
+            optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=rate, momentum=0.9)
+            for x, y in torch.utils.data.DataLoader(image_folder(images, row.size), batch_size=batch):
+                optimizer.zero_grad()
+                torch.nn.functional.cross_entropy(model(x.to(precision)), y).backward()
+                optimizer.step()
+            return model.state_dict()
+
+        exact = steps(torch.float64)
+
+        def distance(found):
+            difference = update = 0.0
+            for name, value in exact.items():
+                if value.is_floating_point():
+                    difference += float((found[name].double() - value).square().sum())
+                    update += float((value - start[name].double()).square().sum())
+            return (difference / update) ** 0.5
+
+        return {"difference": distance(load_file(trained)), "own": distance(steps(torch.float32))}
 
     def do_inputs(self, folder, size, count, out):
         """Reference only: the normalised inputs of the first images of a folder, and their names."""
@@ -881,9 +890,9 @@ class Comparison:
             answer = self.reference.ask(
                 do="update", row=dataclasses.asdict(row), weights=files["weights"], images=folder, batch=4, rate=0.01,
                 trained=os.path.join(out, "last.safetensors"))
-            difference = answer["difference"]
-            text = f"update of two steps differs by {difference:.1e}"
-            wrong = "" if difference < UPDATE_TOLERANCE else f"{text}, allowed {UPDATE_TOLERANCE:.0e}"
+            difference, allowed = answer["difference"], max(UPDATE_TOLERANCE, 2 * answer["own"])
+            text = f"update of two steps differs from float64 by {difference:.1e} (PyTorch's: {answer['own']:.1e})"
+            wrong = "" if difference < allowed else f"{text}, allowed {allowed:.0e}"
             self.updates[key] = wrong, text
         return self.updates[key]
 
