@@ -9,21 +9,26 @@
 // is the same kernel over dy with transposed weights: once for stride 1, else once for each class of input pixels that
 // see the same taps, whose results are stored outputStride apart.
 //
-// One work-item is a worker: it takes the items gid, gid + workers, ... An item is a band of bandTiles*MR output pixels
+// One work-item is a worker: it takes an equal share of the items, neighbours. An item is a band of bandTiles*MR output pixels
 // times kbPerItem blocks of 32 output channels. The band's input is gathered into the worker's slab of scratch as
-// [tile][r*S+s][input block][MR][16] (DENSE: [tile][MR][DENSE_STRIDE], the existing channels only), then each tile of
-// MR pixels times 32 channels is summed in registers, 2*VECTOR channels at a time. With DIRECT (1x1, stride 1, no padding) x itself has that form.
+// [tile][r*S+s][input block][MR][16], then each tile of MR pixels times 32 channels is summed in registers, 2*VECTOR
+// channels at a time. With DIRECT (1x1, stride 1, no padding) x itself has that form.
+//
+// DENSE, few input channels: a band is bandTiles rows of the grid of one image, and a tile MR pixels of one row. The rows
+// of x that the band sees are kept as [row][column][DENSE], zeros around them, in which the pixels of a tile and the taps
+// of a kernel's row are equal steps apart; the output block's weights as [tap][DENSE][32].
 // Which worker takes an item changes no result. Long reductions are cut into parts of partBlocks blocks, whose weights
 // stay in the first-level cache over the band's tiles; y holds the sums in between.
 //
 // Tunables, set by the host:
 //   ACTIVATION    of the result, where it is not ReLU (prelude.cl). Default 0.
 //   VECTOR        16, 8, 4 floats per vector (prelude.cl): the native width of the device. Default 16.
+//   FETCHES       0, 1     weights are fetched ahead (prelude.cl): on processors. Default 0.
 //   MR            1...14   pixels per register tile; 2*MR accumulators of VECTOR floats. Default 14, which is for 32
 //                          registers; 6 for 16 of them.
 //   DIRECT        0, 1     no gather. Default 0.
 //   DENSE         0...4    channels of an input of at most 4 channels; 0: all 16 lanes. Default 0.
-//   DENSE_STRIDE  >= R*S*DENSE + 4 - DENSE: floats per gathered pixel with DENSE. Default 160.
+//   DENSE_STRIDE  strideWidth*DENSE: floats from a pixel of a tile to the next with DENSE. Default 6.
 // What else differs between convolutions is an argument, so that a network needs few programs.
 
 #ifndef MR
@@ -36,7 +41,7 @@
 #define DENSE 0
 #endif
 #ifndef DENSE_STRIDE
-#define DENSE_STRIDE 160
+#define DENSE_STRIDE 6
 #endif
 
 #define EACH_PIXEL(X) EACH_COUNT(MR, X)
@@ -66,6 +71,10 @@ typedef struct {
 #endif
     // Pixels low ..< high of the tile are stored.
     int low, high;
+#if DENSE
+    // Of the kernel, and floats of the kept rows from one of its rows or columns to the next.
+    int rows, columns, rowStep, columnStep;
+#endif
     // Floats from the first vector of a pixel's results to the second.
     size_t second;
     // Output channels that exist from the tile's first on, at least 1.
@@ -83,9 +92,10 @@ typedef struct {
 #define RECTIFIED_VALUE(value) ((value) < 0.0f ? ZERO_VECTOR : (value))
 
 // One register tile: MR pixels times 2*VECTOR channels, or VECTOR with narrow. a: the tile's input, aStep floats
-// between its reduction blocks; w: the block's weights.
+// between its reduction blocks; w: the block's weights. ahead: weights that are needed soon, of which so many cache lines
+// are asked for with each reduction block.
 INLINE void tile(const int narrow, const __global float *a, size_t aStep, const __global float *w, int reductionBlocks,
-                 const Target target) {
+                 const __global float *ahead, int lines, const Target target) {
     const int biased = target.begins && (target.epilogue & BIASED);
     const int isWhole = target.low == 0 && target.high == MR;
     const vector start0 = biased ? LOAD(target.bias) : ZERO_VECTOR;
@@ -105,12 +115,14 @@ INLINE void tile(const int narrow, const __global float *a, size_t aStep, const 
     }
 #if DENSE
 #define A_STRIDE DENSE_STRIDE
-    for (int block = 0; block < reductionBlocks; ++block, a += DENSE, w += 512) {
+    for (int r = 0; r < target.rows; ++r, a += target.rowStep - target.columns * target.columnStep)
+    for (int s = 0; s < target.columns; ++s, a += target.columnStep, w += DENSE * 32) {
 #pragma unroll
         for (int c = 0; c < DENSE; ++c) {
 #else
 #define A_STRIDE 16
     for (int block = 0; block < reductionBlocks; ++block, a += aStep, w += 512) {
+        for (int line = 0; line < lines; ++line, ahead += 16) FETCH_SOON(ahead);
 #pragma unroll 4
         for (int c = 0; c < 16; ++c) {
 #endif
@@ -181,7 +193,7 @@ INLINE int first_input_block(int kb, int inputBlocks, int blocksPerOutput, int o
     return min(kb * 32 / outputsPerGroup * inputsPerGroup / 16, inputBlocks - blocksPerOutput);
 }
 
-#if !DIRECT
+#if !DIRECT && !DENSE
 // Gathers the input of one tile, and writes its output pixels to the table.
 INLINE void gather(const __global float *x, __global float *to, __global int *table, int m0, int pixelCount,
                    int firstBlock, int blocks, int inputPixels, int height, int width, int gridHeight, int gridWidth,
@@ -191,47 +203,21 @@ INLINE void gather(const __global float *x, __global float *to, __global int *ta
     int j = m0 % gridWidth;
     int i = m0 / gridWidth % gridHeight;
     int n = m0 / gridWidth / gridHeight;
+    // Where the first tap of each pixel reads: its row and column, and the pixel of x, which may lie outside.
+    int ih0[MR], iw0[MR], from0[MR];
+    int isInterior = 1;
     for (int p = 0; p < MR; ++p) {
         const int exists = m0 + p < pixelCount;
-        const int ih0 = i * strideHeight + offsetHeight, iw0 = j * strideWidth + offsetWidth;
+        // No tap of a pixel that does not exist is inside of x.
+        ih0[p] = exists ? i * strideHeight + offsetHeight : -0x40000000;
+        iw0[p] = j * strideWidth + offsetWidth;
+        from0[p] = exists ? (n * height + ih0[p]) * width + iw0[p] : 0;
         table[p] = exists ? (n * outputHeight + i * outputStrideHeight + outputOffsetHeight) * outputWidth +
                                 j * outputStrideWidth + outputOffsetWidth
                           : 0;
-        const int ih1 = ih0 + (rows - 1) * stepHeight, iw1 = iw0 + (columns - 1) * stepWidth;
-        const int isInterior = exists && min(ih0, ih1) >= 0 && max(ih0, ih1) < height && min(iw0, iw1) >= 0 &&
-                               max(iw0, iw1) < width;
-        const ptrdiff_t rowStep = (ptrdiff_t)stepHeight * width * 16, columnStep = (ptrdiff_t)stepWidth * 16;
-        for (int b = 0; b < blocks; ++b) {
-            const __global float *row = x + ((size_t)(firstBlock + b) * inputPixels + (size_t)n * height * width) * 16 +
-                                        ((ptrdiff_t)ih0 * width + iw0) * 16;
-#if DENSE
-            // Four floats are written, the next tap overwrites those too many.
-            __global float *at = to + (size_t)p * DENSE_STRIDE;
-            const size_t atStep = DENSE;
-#define COPY(condition) vstore4(condition ? vload4(0, from) : (float4)(0.0f), 0, at)
-#else
-            __global float *at = to + ((size_t)b * MR + p) * 16;
-            const size_t atStep = (size_t)blocks * MR * 16;
-#define COPY(condition) vstore16(condition ? vload16(0, from) : (float16)(0.0f), 0, at)
-#endif
-            if (isInterior) {
-                for (int r = 0; r < rows; ++r, row += rowStep) {
-                    const __global float *from = row;
-                    for (int s = 0; s < columns; ++s, from += columnStep, at += atStep) COPY(1);
-                }
-            } else {
-                for (int r = 0; r < rows; ++r, row += rowStep) {
-                    const int ih = ih0 + r * stepHeight;
-                    const int rowExists = exists && ih >= 0 && ih < height;
-                    const __global float *from = row;
-                    for (int s = 0; s < columns; ++s, from += columnStep, at += atStep) {
-                        const int iw = iw0 + s * stepWidth;
-                        COPY((rowExists && iw >= 0 && iw < width));
-                    }
-                }
-            }
-#undef COPY
-        }
+        const int ih1 = ih0[p] + (rows - 1) * stepHeight, iw1 = iw0[p] + (columns - 1) * stepWidth;
+        isInterior &= exists && min(ih0[p], ih1) >= 0 && max(ih0[p], ih1) < height && min(iw0[p], iw1) >= 0 &&
+                      max(iw0[p], iw1) < width;
         if (++j == gridWidth) {
             j = 0;
             if (++i == gridHeight) {
@@ -239,6 +225,47 @@ INLINE void gather(const __global float *x, __global float *to, __global int *ta
                 ++n;
             }
         }
+    }
+    x += (size_t)firstBlock * inputPixels * 16;
+    // Pixels innermost: what is written is contiguous.
+    for (int r = 0; r < rows; ++r)
+        for (int s = 0; s < columns; ++s) {
+            const int tap = r * stepHeight * width + s * stepWidth;
+            if (isInterior) {
+                const __global float *block = x;
+                for (int b = 0; b < blocks; ++b, block += (size_t)inputPixels * 16, to += MR * 16)
+                    for (int p = 0; p < MR; ++p)
+                        vstore16(vload16(0, block + (ptrdiff_t)(from0[p] + tap) * 16), p, to);
+            } else {
+                int isInside[MR];
+                for (int p = 0; p < MR; ++p) {
+                    const int ih = ih0[p] + r * stepHeight, iw = iw0[p] + s * stepWidth;
+                    isInside[p] = ih >= 0 && ih < height && iw >= 0 && iw < width;
+                }
+                const __global float *block = x;
+                for (int b = 0; b < blocks; ++b, block += (size_t)inputPixels * 16, to += MR * 16)
+                    for (int p = 0; p < MR; ++p)
+                        vstore16(isInside[p] ? vload16(0, block + (ptrdiff_t)(from0[p] + tap) * 16) : (float16)(0.0f),
+                                 p, to);
+            }
+        }
+}
+#endif
+
+#if DENSE
+// Keeps the rows of x from row `first` on, of which columns begin at column `left`, both perhaps outside of x: rowCount of
+// columnCount pixels of DENSE floats, rowFloats apart.
+INLINE void keep_rows(const __global float *x, __global float *to, int height, int width, int first, int rowCount,
+                      int left, int columnCount, int rowFloats) {
+    const int from = clamp(-left, 0, columnCount), end = clamp(width - left, from, columnCount);
+    for (int v = 0; v < rowCount; ++v, to += rowFloats) {
+        const int ih = first + v, exists = ih >= 0 && ih < height;
+        const int low = exists ? from : columnCount, high = exists ? end : columnCount;
+        for (int u = 0; u < low; ++u) vstore4((float4)(0.0f), 0, to + u * DENSE);
+        // Four floats are written, the next pixel overwrites those too many.
+        for (int u = low; u < high; ++u)
+            vstore4(vload4(0, x + ((ptrdiff_t)ih * width + left + u) * 16), 0, to + u * DENSE);
+        for (int u = high; u < columnCount; ++u) vstore4((float4)(0.0f), 0, to + u * DENSE);
     }
 }
 #endif
@@ -255,25 +282,54 @@ kernel void convolution(GLOBAL_IN x, GLOBAL_IN w, GLOBAL_IN biases, GLOBAL_IN re
 #endif
                         int epilogue, int pixelCount, int inputPixels, int outputPixels, int outputChannels,
                         int inputBlocks, int blocksPerOutput, int outputsPerGroup, int inputsPerGroup, int taps,
-                        int itemCount, int bandCount, int bandTiles, int kbCount, int kbPerItem, int partBlocks) {
+                        int itemCount, int bandCount, int bandTiles, int kbCount, int kbPerItem, int partBlocks,
+                        int isFetching) {
     const int reductionBlocks = taps * blocksPerOutput;
+#if !DENSE
     const int tileCount = (pixelCount + MR - 1) / MR;
+#endif
 #if !DIRECT
     // A slab begins with the table of output pixels.
     __global int *table = (__global int *)(scratch + (size_t)get_global_id(0) * slabFloats);
-    __global float *slab = (__global float *)table + (bandTiles * MR + 15) / 16 * 16;
 #if DENSE
-    const size_t tileFloats = MR * DENSE_STRIDE;
+    const int tilesPerRow = (gridWidth + MR - 1) / MR;
+    __global float *slab = (__global float *)table + (bandTiles * tilesPerRow * MR + 15) / 16 * 16;
+    __global float *packed = slab;
+    slab += taps * DENSE * 32;
+    // From the first tap to the last one; a kernel without taps has none.
+    const int rowSpan = max(rows - 1, 0) * stepHeight, columnSpan = max(columns - 1, 0) * stepWidth;
+    const int columnCount = (tilesPerRow * MR - 1) * strideWidth + abs(columnSpan) + 1;
+    const int rowFloats = columnCount * DENSE + 4;
 #else
+    __global float *slab = (__global float *)table + (bandTiles * MR + 15) / 16 * 16;
     const size_t tileFloats = (size_t)reductionBlocks * MR * 16;
 #endif
 #endif
-    for (int item = (int)get_global_id(0); item < itemCount; item += (int)get_global_size(0)) {
+    // Neighbours read the same rows, and memory in one stream.
+    const int worker = (int)get_global_id(0), workers = (int)get_global_size(0);
+    const int itemEnd = (int)((long)itemCount * (worker + 1) / workers);
+    for (int item = (int)((long)itemCount * worker / workers); item < itemEnd; ++item) {
         const int band = item % bandCount;
         const int kbFirst = item / bandCount * kbPerItem;
         const int kbEnd = min(kbFirst + kbPerItem, kbCount);
+#if DENSE
+        const int bandsPerImage = (gridHeight + bandTiles - 1) / bandTiles;
+        const int n = band / bandsPerImage, i0 = band % bandsPerImage * bandTiles;
+        const int bandRows = min(bandTiles, gridHeight - i0);
+        const int tileFirst = 0, tileEnd = bandRows * tilesPerRow;
+        keep_rows(x + (size_t)n * height * width * 16, slab, height, width,
+                  i0 * strideHeight + offsetHeight + min(0, rowSpan), (bandRows - 1) * strideHeight + abs(rowSpan) + 1,
+                  offsetWidth + min(0, columnSpan), columnCount, rowFloats);
+        for (int t = 0; t < tileEnd; ++t)
+            for (int p = 0; p < MR; ++p)
+                table[t * MR + p] =
+                    (n * outputHeight + (i0 + t / tilesPerRow) * outputStrideHeight + outputOffsetHeight) * outputWidth +
+                    (t % tilesPerRow * MR + p) * outputStrideWidth + outputOffsetWidth;
+        const int mFirst = (n * gridHeight + i0) * gridWidth, mEnd = mFirst + bandRows * gridWidth;
+#else
         const int tileFirst = band * bandTiles;
         const int tileEnd = min(tileFirst + bandTiles, tileCount);
+        const int mFirst = tileFirst * MR, mEnd = min(tileEnd * MR, pixelCount);
         int firstBlock = first_input_block(kbFirst, inputBlocks, blocksPerOutput, outputsPerGroup, inputsPerGroup);
 #if !DIRECT
         for (int t = tileFirst; t < tileEnd; ++t)
@@ -282,8 +338,16 @@ kernel void convolution(GLOBAL_IN x, GLOBAL_IN w, GLOBAL_IN biases, GLOBAL_IN re
                    strideWidth, offsetHeight, offsetWidth, stepHeight, stepWidth, rows, columns, outputHeight,
                    outputWidth, outputStrideHeight, outputStrideWidth, outputOffsetHeight, outputOffsetWidth);
 #endif
+#endif
         for (int kb = kbFirst; kb < kbEnd; ++kb) {
+#if DENSE
+            for (int tap = 0; tap < taps; ++tap)
+                for (int c = 0; c < DENSE * 2; ++c)
+                    vstore16(vload16(c, w + ((size_t)kb * reductionBlocks + tap) * 512), tap * DENSE * 2 + c, packed);
+            const __global float *weights = packed;
+#else
             GLOBAL_IN weights = w + (size_t)kb * reductionBlocks * 512;
+#endif
             const int channels = outputChannels - kb * 32;
 #if DIRECT
             firstBlock = first_input_block(kb, inputBlocks, blocksPerOutput, outputsPerGroup, inputsPerGroup);
@@ -291,9 +355,15 @@ kernel void convolution(GLOBAL_IN x, GLOBAL_IN w, GLOBAL_IN biases, GLOBAL_IN re
             // Tiles inside: a part's weights stay in the first-level cache over the band. Whole blocks of 16 are stored.
             for (int from = 0; from == 0 || from < reductionBlocks; from += partBlocks) {
                 const int blocks = min(partBlocks, reductionBlocks - from);
-                for (int k = 0; k < (channels > 16 ? 32 : 16); k += 2 * VECTOR) {
+                const int stored = channels > 16 ? 32 : 16;
+                // The next part's weights, those of the next output block behind the last one, come in meanwhile, where the
+                // second-level cache does not hold them anyway.
+                const int calls = (tileEnd - tileFirst) * max(stored / (2 * VECTOR), 1);
+                const int lines = isFetching ? (32 + calls - 1) / calls : 0;
+                const __global float *ahead = weights + (size_t)(from + blocks) * 512;
+                for (int k = 0; k < stored; k += 2 * VECTOR) {
                     const size_t offset = (size_t)(kb * 2 + k / 16) * outputPixels * 16 + k % 16;
-                    for (int t = tileFirst; t < tileEnd; ++t) {
+                    for (int t = tileFirst; t < tileEnd; ++t, ahead += (size_t)blocks * lines * 16) {
                         Target target;
                         target.epilogue = epilogue;
                         target.begins = from == 0;
@@ -308,10 +378,23 @@ kernel void convolution(GLOBAL_IN x, GLOBAL_IN w, GLOBAL_IN biases, GLOBAL_IN re
                         const size_t aStep = (size_t)inputPixels * 16;
 #else
                         target.low = 0;
-                        target.high = min(MR, pixelCount - t * MR);
                         target.table = table + (t - tileFirst) * MR;
+#if DENSE
+                        target.high = min(MR, gridWidth - t % tilesPerRow * MR);
+                        target.rows = rows;
+                        target.columns = columns;
+                        target.rowStep = stepHeight * rowFloats;
+                        target.columnStep = stepWidth * DENSE;
+                        // Where steps are negative the first tap is the last row or column.
+                        const __global float *a =
+                            slab + (t / tilesPerRow * strideHeight - min(0, rowSpan)) * rowFloats +
+                            (t % tilesPerRow * MR * strideWidth - min(0, columnSpan)) * DENSE;
+                        const size_t aStep = 0;
+#else
+                        target.high = min(MR, pixelCount - t * MR);
                         const __global float *a = slab + (t - tileFirst) * tileFloats;
                         const size_t aStep = MR * 16;
+#endif
 #endif
                         target.y = y + offset;
                         // Read only where the epilogue says so.
@@ -321,12 +404,14 @@ kernel void convolution(GLOBAL_IN x, GLOBAL_IN w, GLOBAL_IN biases, GLOBAL_IN re
 #if VECTOR == 16
                         target.second = (size_t)outputPixels * 16;
                         if (channels <= 16)
-                            tile(1, a + (size_t)from * aStep, aStep, weights + (size_t)from * 512, blocks, target);
+                            tile(1, a + (size_t)from * aStep, aStep, weights + (size_t)from * 512, blocks, ahead, lines,
+                                 target);
                         else
 #else
                         target.second = VECTOR;
 #endif
-                            tile(0, a + (size_t)from * aStep, aStep, weights + (size_t)from * 512 + k, blocks, target);
+                            tile(0, a + (size_t)from * aStep, aStep, weights + (size_t)from * 512 + k, blocks, ahead, lines,
+                                 target);
                     }
                 }
             }
@@ -336,7 +421,7 @@ kernel void convolution(GLOBAL_IN x, GLOBAL_IN w, GLOBAL_IN biases, GLOBAL_IN re
                 const int16 exists =
                     block * 16 + (int16)(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15) < outputChannels;
                 __global float *to = y + (size_t)block * outputPixels * 16;
-                for (int m = tileFirst * MR; m < min(tileEnd * MR, pixelCount); ++m)
+                for (int m = mFirst; m < mEnd; ++m)
                     vstore16(exists ? activated_float16(vload16(m, to), ACTIVATION) : (float16)(0.0f), m, to);
             }
 #endif

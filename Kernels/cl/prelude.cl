@@ -5,6 +5,15 @@
 
 #pragma OPENCL FP_CONTRACT OFF
 
+// Asks for a cache line that is needed soon; changes no result. FETCHES: set by the host for processors, whose compilers
+// have it; a simulator of another device may not.
+#if FETCHES
+#define FETCH_SOON(p) __builtin_prefetch((const void *)(size_t)(p), 0, 2)
+#endif
+#ifndef FETCH_SOON
+#define FETCH_SOON(p)
+#endif
+
 // DropoutMask of the host (GraftGraph/Primitive.swift): finalizer "lowbias32" of C. Wellons, a bijection on 32 bits.
 static inline uint dropout_mix(uint x) {
     x = (x ^ (x >> 16)) * 0x7FEB352Du;

@@ -28,6 +28,7 @@
 //
 // Tunables, set by the host:
 //   VECTOR  16, 8, 4  floats per vector (prelude.cl): the native width of the device. Default 16.
+//   FETCHES 0, 1      weights are fetched ahead (prelude.cl): on processors. Default 0.
 //   MR      1...14    tiles per register tile; 2*MR accumulators of VECTOR floats. Default 14, which is for 32 registers;
 //                     6 for 16 of them. The number of tiles in V and M is a multiple; those that do not exist are zero.
 //   LANES   divisor of 16: input channels per register tile of weight_products. Default 8 with VECTOR 16, else 4.
@@ -164,29 +165,31 @@ INLINE void transform_input(const __global float *x, __global float *v, size_t e
     }
 }
 
-// One register tile of M: MR tiles times 2*VECTOR channels. a: V, aStep floats between its blocks; w: U; to: 32 floats
-// per tile, where the sums begin or, without `begins`, go on.
-INLINE void register_tile(const __global float *a, size_t aStep, const __global float *w, int blocks,
-                          __global float *to, int begins) {
+// One register tile of M: MR tiles times 2*VECTOR channels, or VECTOR with narrow. a: V, aStep floats between its blocks; w: U; to: 32 floats
+// per tile, where the sums begin or, without `begins`, go on. ahead: weights that are needed soon, of which so many cache
+// lines are asked for with each block.
+INLINE void register_tile(const int narrow, const __global float *a, size_t aStep, const __global float *w, int blocks,
+                          __global float *to, int begins, const __global float *ahead, int lines) {
 #define DECLARE(p) vector left##p = ZERO_VECTOR, right##p = ZERO_VECTOR;
     EACH_COUNT(MR, DECLARE)
 #undef DECLARE
     if (!begins) {
 #define GO_ON(p)                   \
     left##p = LOAD(to + (p) * 32); \
-    right##p = LOAD(to + (p) * 32 + VECTOR);
+    if (!narrow) right##p = LOAD(to + (p) * 32 + VECTOR);
         EACH_COUNT(MR, GO_ON)
 #undef GO_ON
     }
     for (int block = 0; block < blocks; ++block, a += aStep, w += 512) {
+        for (int line = 0; line < lines; ++line, ahead += 16) FETCH_SOON(ahead);
 #pragma unroll 4
         for (int c = 0; c < 16; ++c) {
-            const vector w0 = LOAD(w + c * 32), w1 = LOAD(w + c * 32 + VECTOR);
+            const vector w0 = LOAD(w + c * 32), w1 = narrow ? ZERO_VECTOR : LOAD(w + c * 32 + VECTOR);
 #define MULTIPLY_ADD(p)                                      \
     {                                                        \
         const vector broadcast = (vector)(a[(p) * 16 + c]);  \
         left##p = fma(broadcast, w0, left##p);               \
-        right##p = fma(broadcast, w1, right##p);             \
+        if (!narrow) right##p = fma(broadcast, w1, right##p); \
     }
             EACH_COUNT(MR, MULTIPLY_ADD)
 #undef MULTIPLY_ADD
@@ -194,7 +197,7 @@ INLINE void register_tile(const __global float *a, size_t aStep, const __global 
     }
 #define KEEP(p)                  \
     STORE(left##p, to + (p) * 32); \
-    STORE(right##p, to + (p) * 32 + VECTOR);
+    if (!narrow) STORE(right##p, to + (p) * 32 + VECTOR);
     EACH_COUNT(MR, KEEP)
 #undef KEEP
 }
@@ -202,15 +205,26 @@ INLINE void register_tile(const __global float *a, size_t aStep, const __global 
 // Channels of a block of 32 that are stored: whole blocks of 16.
 INLINE int stored_channels(int channels) { return channels > 16 ? 32 : 16; }
 
-// M of one element and one block of output channels, tiles 0 ..< tiles.
+// M of one element and one block of output channels, tiles 0 ..< tiles. next: the weights of the block that follows.
 INLINE void multiply_tiles(const __global float *v, size_t aStep, const __global float *u, int blocks,
-                           __global float *m, int tiles, int channels) {
-    // A few blocks' weights stay in the first-level cache from one tile to the next, and memory is read line after line.
-    for (int from = 0; from < blocks; from += PART_BLOCKS)
+                           __global float *m, int tiles, int channels, const __global float *next) {
+    // A few blocks' weights stay in the first-level cache from one tile to the next, and memory is read line after line,
+    // while the tiles before are multiplied.
+    const int calls = (tiles + MR - 1) / MR * max(stored_channels(channels) / (2 * VECTOR), 1);
+    const int lines = (32 + calls - 1) / calls;
+    for (int from = 0; from < blocks; from += PART_BLOCKS) {
+        const __global float *ahead = from + PART_BLOCKS < blocks ? u + (from + PART_BLOCKS) * 512 : next;
         for (int k = 0; k < stored_channels(channels); k += 2 * VECTOR)
-            for (int t = 0; t < tiles; t += MR)
-                register_tile(v + from * aStep + t * 16, aStep, u + from * 512 + k, min(PART_BLOCKS, blocks - from),
-                              m + t * 32 + k, from == 0);
+            for (int t = 0; t < tiles; t += MR, ahead += PART_BLOCKS * lines * 16)
+#if VECTOR == 16
+                if (channels <= 16)
+                    register_tile(1, v + from * aStep + t * 16, aStep, u + from * 512, min(PART_BLOCKS, blocks - from),
+                                  m + t * 32, from == 0, ahead, lines);
+                else
+#endif
+                    register_tile(0, v + from * aStep + t * 16, aStep, u + from * 512 + k,
+                                  min(PART_BLOCKS, blocks - from), m + t * 32 + k, from == 0, ahead, lines);
+    }
 }
 
 // The outputs of one tile for one block of output channels. y, residual, bias: that block's; m: the tile's 32 floats of
@@ -269,7 +283,10 @@ SINGLE_ITEM kernel void winograd(GLOBAL_IN x, GLOBAL_IN u, GLOBAL_IN biases, GLO
     const size_t vStride = ((size_t)blocks * groupTiles | 1) * 16, mStride = (size_t)groupTiles * 32 + 16;
     __global float *v = scratch + (size_t)get_global_id(0) * slabFloats;
     __global float *m = v + 36 * vStride;
-    for (int item = (int)get_global_id(0); item < itemCount; item += (int)get_global_size(0)) {
+    // Neighbours read the same rows, and memory in one stream.
+    const int worker = (int)get_global_id(0), workers = (int)get_global_size(0);
+    const int itemEnd = (int)((long)itemCount * (worker + 1) / workers);
+    for (int item = (int)((long)itemCount * worker / workers); item < itemEnd; ++item) {
         const int tileFirst = item % groupCount * groupTiles, tiles = min(groupTiles, tileCount - tileFirst);
         const int kbFirst = item / groupCount * kbPerItem, kbEnd = min(kbFirst + kbPerItem, kbCount);
         const int padded = (tiles + MR - 1) / MR * MR;
@@ -279,9 +296,11 @@ SINGLE_ITEM kernel void winograd(GLOBAL_IN x, GLOBAL_IN u, GLOBAL_IN biases, GLO
                                 tileFirst + t, plane);
         for (int kb = kbFirst; kb < kbEnd; ++kb) {
             const int channels = outputChannels - kb * 32;
-            for (int e = 0; e < 36; ++e)
-                multiply_tiles(v + e * vStride, (size_t)groupTiles * 16, u + ((size_t)kb * 36 + e) * blocks * 512,
-                               blocks, m + e * mStride, padded, channels);
+            for (int e = 0; e < 36; ++e) {
+                const __global float *weights = u + ((size_t)kb * 36 + e) * blocks * 512;
+                multiply_tiles(v + e * vStride, (size_t)groupTiles * 16, weights, blocks, m + e * mStride, padded,
+                               channels, weights + blocks * 512);
+            }
             const size_t offset = (size_t)kb * 2 * outputPixels * 16;
             for (int t = 0; t < tiles; ++t)
                 // Bias and residual are read only where the epilogue says so.
@@ -306,19 +325,22 @@ SINGLE_ITEM kernel void multiply(GLOBAL_IN v, GLOBAL_IN u, __global float *restr
                                  int outputChannels) {
     const int kb = (int)get_global_id(0), kbCount = (int)get_global_size(0), e = (int)get_global_id(1);
     const size_t vStride = ((size_t)blocks * paddedTiles | 1) * 16, mStride = (size_t)kbCount * paddedTiles * 32 + 16;
-    multiply_tiles(v + e * vStride, (size_t)paddedTiles * 16, u + ((size_t)kb * 36 + e) * blocks * 512, blocks,
-                   m + e * mStride + (size_t)kb * paddedTiles * 32, paddedTiles, outputChannels - kb * 32);
+    const __global float *weights = u + ((size_t)kb * 36 + e) * blocks * 512;
+    multiply_tiles(v + e * vStride, (size_t)paddedTiles * 16, weights, blocks, m + e * mStride + (size_t)kb * paddedTiles * 32,
+                   paddedTiles, outputChannels - kb * 32, kb + 1 < kbCount ? weights + (size_t)36 * blocks * 512 : u);
 }
 
+// Tiles tileFirst ..< tileFirst + tiles, all of which exist.
 SINGLE_ITEM kernel void transform_outputs(GLOBAL_IN m, GLOBAL_IN biases, GLOBAL_IN residual,
                                           __global float *restrict y, PLANE_PARAMETERS, int epilogue,
-                                          int outputChannels, int paddedTiles, int tilesPerItem) {
+                                          int outputChannels, int tileFirst, int tiles, int paddedTiles,
+                                          int tilesPerItem) {
     const Plane plane = PLANE;
     const int kb = (int)get_global_id(1), first = (int)get_global_id(0) * tilesPerItem;
     const size_t stride = get_global_size(1) * paddedTiles * 32 + 16;
     const size_t offset = (size_t)kb * 2 * outputPixels * 16;
-    for (int t = first; t < min(first + tilesPerItem, tileCount); ++t)
-        transform_output(m + ((size_t)kb * paddedTiles + t) * 32, stride, t, biases + kb * 32, residual + offset,
+    for (int t = first; t < min(first + tilesPerItem, tiles); ++t)
+        transform_output(m + ((size_t)kb * paddedTiles + t) * 32, stride, tileFirst + t, biases + kb * 32, residual + offset,
                          y + offset, outputChannels - kb * 32, epilogue, plane);
 }
 

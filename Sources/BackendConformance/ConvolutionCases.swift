@@ -23,6 +23,8 @@ extension ConformanceCases {
         ("1x1.wide", convolution(shape(1, 16, 33, 31), 63, kernel: (1, 1)), false),
         ("1x1.s2", convolution(shape(2, 17, 7, 9), 33, kernel: (1, 1), stride: (2, 2)), true),
         ("1x1.s2.even", convolution(shape(1, 64, 14, 8), 31, kernel: (1, 1), stride: (2, 2)), false),
+        ("1x1.s2.deep", convolution(shape(2, 65, 6, 5), 160, kernel: (1, 1), stride: (2, 2)), true),
+        ("1x1.deep.blocks", convolution(shape(1, 272, 9, 7), 97, kernel: (1, 1)), false),
         ("1x1.s3", convolution(shape(2, 5, 11, 7), 3, kernel: (1, 1), stride: (3, 3)), true),
         ("1x1.p1", convolution(shape(2, 7, 3, 2), 5, kernel: (1, 1), padding: (1, 2)), true),
         // 3×3
@@ -40,6 +42,9 @@ extension ConformanceCases {
         ("3x3.p3", convolution(shape(1, 3, 2, 3), 5, kernel: (3, 3), padding: (3, 3)), true),
         ("3x3.s2", convolution(shape(2, 17, 7, 9), 33, kernel: (3, 3), stride: (2, 2), padding: (1, 1)), true),
         ("3x3.s2.even", convolution(shape(2, 32, 14, 8), 31, kernel: (3, 3), stride: (2, 2), padding: (1, 1)), false),
+        (
+            "3x3.s2.deep", convolution(shape(2, 160, 9, 8), 65, kernel: (3, 3), stride: (2, 2), padding: (1, 1)), false
+        ),
         ("3x3.s2.p0", convolution(shape(1, 3, 8, 9), 33, kernel: (3, 3), stride: (2, 2)), true),
         ("3x3.s4", convolution(shape(2, 5, 11, 13), 7, kernel: (3, 3), stride: (4, 5), padding: (1, 1)), true),
         ("3x3.d2", convolution(shape(2, 17, 9, 8), 16, kernel: (3, 3), padding: (2, 2), dilation: (2, 2)), true),

@@ -35,7 +35,8 @@ public final class FeatureExtractor {
     ///   - layers: names; an unknown one is an error that shows near matches.
     ///   - pooling: whether maps `[N, C, H, W]` are reduced to `[N, C]`.
     ///   - device: where to compute.
-    ///   - batchSizes: sizes to prepare for at once; another size is prepared when it first comes.
+    ///   - batchSizes: sizes to prepare for at once; another size is prepared when it first comes. An image's values are
+    ///     the same bytes in batches of all of them.
     /// - Throws: `GraphError.unknownNode`; `DeviceError` when the device cannot be used.
     public init(
         _ model: Model, layers: [String], pooling: FeaturePooling = .none, device: Device = .auto,
@@ -82,6 +83,8 @@ public final class FeatureExtractor {
         var options = LoweringOptions(batch: 0, height: height, width: width, mode: .inference, input: input)
         options.outputs = layers
         options.allowsWinograd = !opened.isExact
+        // The last batch is smaller, and is computed as the others are.
+        options.algorithmBatch = expectedBatchSizes.max()
         return options
     }
 

@@ -417,6 +417,8 @@ public final class Trainer {
         options.dropout = dropout
         options.optimizer = optimizer.rule
         options.allowsWinograd = !isExact
+        // Steps, validation and the cache see an image in batches of several sizes.
+        options.algorithmBatch = 32
         options.maximumGradientNorm = clipNorm.map { Float($0) }
         options.averageDecay = averageDecay.map { Float($0) }
         switch loss {

@@ -43,6 +43,9 @@ package struct LoweringOptions: Sendable {
     package var optimizer: OptimizerRule = .sgd(momentum: true, nesterov: false)
     /// Whether convolutions may be summed by ``Winograd``'s transforms where they are the faster way.
     package var allowsWinograd = true
+    /// The batch that algorithms are chosen for, nil for ``batch``: programs that must give an image the same values,
+    /// however many share its batch, have it in common.
+    package var algorithmBatch: Int?
     /// State slabs: those of the optimizer's rule, the weights' average, the accumulated gradients.
     package var stateCount: Int { accumulationState + (accumulates ? 1 : 0) }
     /// The slab of the average.
@@ -322,7 +325,8 @@ private struct Lowering {
 
     /// Winograd's transforms where they are allowed and pay.
     private func method(_ geometry: ConvolutionGeometry) -> ConvolutionMethod {
-        options.allowsWinograd && geometry.prefersWinograd ? .winograd : .direct
+        options.allowsWinograd && geometry.prefersWinograd(batch: options.algorithmBatch ?? options.batch)
+            ? .winograd : .direct
     }
 
     /// The weight that a group's convolution multiplies with: folded with a frozen batch norm, or the tensor itself;

@@ -100,11 +100,16 @@ extension ConvolutionGeometry {
         ((output.height + 3) / 4, (output.width + 3) / 4)
     }
 
-    /// Whether Winograd is taken for the faster way, by all kernel classes alike: enough channels to pay for the
-    /// transforms, and tiles that are not mostly border. Measured on processors.
-    package var prefersWinograd: Bool {
+    /// Whether Winograd is taken for the faster way, by all kernel classes alike: enough channels and tiles to pay for
+    /// the transforms, and tiles that are not mostly border. Measured on processors.
+    ///
+    /// - Parameter batch: the images that count, not those of this geometry.
+    /// - Returns: whether it is.
+    package func prefersWinograd(batch: Int) -> Bool {
         guard canUseWinograd, input.channels >= 16, outputChannels >= 16 else { return false }
         let tiles = winogradTileCount
+        // The transformed weights are four times as large; so few tiles take less time than reading them.
+        guard batch * tiles.rows * tiles.columns >= 8 else { return false }
         // Four times fewer products, times the share of the tiles that is kept.
         return 4 * Double(output.pixelCount) / Double(tiles.rows * tiles.columns * 16) >= 1.5
     }

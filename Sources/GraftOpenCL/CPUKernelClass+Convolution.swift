@@ -39,8 +39,12 @@
     extension CPUKernelClass {
         /// Gathered input of one band: a usual second-level cache. A smaller band reads the weights more often.
         private static let bandByteCount = 520 << 10
+        /// Weights that stay in the second-level cache from one band to the next.
+        private static let heldWeightByteCount = 2 << 20
         /// Pixels of one band.
         private static let bandPixelCount = 56
+        /// Tiles of a band of few input channels.
+        private static let bandDenseTiles = 32
         /// Items that a launch is cut into at least, where the shape allows.
         static let itemCount = 64
         static let convolutionFile = "convolution_cpu"
@@ -112,28 +116,35 @@
             let blocks = blocking.inputBlockCount
             let isDirect = convolution.isDirect
             let dense = !isDirect && convolution.input.channels <= 4 ? convolution.input.channels : 0
-            let denseStride = (taps * dense + 4 - dense + 15) / 16 * 16
-            let tile = tilePixels(pixels)
+            let tile = tilePixels(dense > 0 ? convolution.gridWidth : pixels)
             let tiles = ceilDivide(pixels, tile)
-            let tileFloats = dense > 0 ? tile * denseStride : taps * blocks * 16 * tile
+            let tileFloats = taps * blocks * 16 * tile
             let kbCount = blocking.outputBlockCount
-            // Fewer than four gathered tiles would read the weights too often, whatever the cache holds.
-            var bandTiles = min(
-                max(Self.bandByteCount / max(4 * tileFloats, 1), isDirect ? 1 : 4), max(Self.bandPixelCount / tile, 4))
-            // Gathering costs as much as a 16th of one output block's products: few blocks per item only where needed.
-            let fewest = isDirect || convolution.groups > 1 ? 1 : min(2, kbCount)
-            func blocksPerItem(_ bandTiles: Int) -> Int {
-                if convolution.groups > 1 { return 1 }
-                return max(kbCount / ceilDivide(Self.itemCount, ceilDivide(tiles, bandTiles)), fewest)
+            let bandTiles: Int
+            let bands: Int
+            let kbPerItem: Int
+            if dense > 0 {
+                // Rows of one image, kept for all output blocks.
+                let height = convolution.gridHeight
+                var most = max(Self.bandDenseTiles / ceilDivide(convolution.gridWidth, tile), 1)
+                while most > 1, convolution.input.batch * ceilDivide(height, most) < Self.itemCount / 2 { most /= 2 }
+                bandTiles = evenShare(of: height, atMost: most)
+                bands = convolution.input.batch * ceilDivide(height, bandTiles)
+                kbPerItem = kbCount
+            } else {
+                // Fewer than four gathered tiles would read the weights too often, whatever the cache holds.
+                let most = min(
+                    max(Self.bandByteCount / max(4 * tileFloats, 1), isDirect ? 1 : 4),
+                    max(Self.bandPixelCount / tile, 4))
+                let cut = BandPlan(
+                    BandPlan.Product(
+                        tileCount: tiles, pixelsPerTile: tile, reduction: taps * blocks * 16, outputBlocks: kbCount,
+                        isGathered: !isDirect),
+                    mostTiles: most, threadCount: device.computeUnitCount, lotCount: isDirect ? nil : slabCount)
+                bandTiles = cut.tiles
+                bands = ceilDivide(tiles, bandTiles)
+                kbPerItem = convolution.groups > 1 ? 1 : cut.blocksPerItem
             }
-            var kbPerItem = blocksPerItem(bandTiles)
-            while bandTiles > 1, ceilDivide(tiles, bandTiles) * ceilDivide(kbCount, kbPerItem) < Self.itemCount / 2 {
-                bandTiles /= 2
-                kbPerItem = blocksPerItem(bandTiles)
-            }
-            if ceilDivide(tiles, bandTiles) * ceilDivide(kbCount, kbPerItem) < Self.itemCount / 2 { kbPerItem = 1 }
-            kbPerItem = evenShare(of: kbCount, atMost: kbPerItem)
-            let bands = ceilDivide(tiles, bandTiles)
             let items = bands * ceilDivide(kbCount, kbPerItem)
             let workers = isDirect ? items : min(items, slabCount)
 
@@ -141,20 +152,30 @@
             let reductionBlocks = taps * blocks
             let partBlocks = dense > 0 || reductionBlocks < 16 ? max(reductionBlocks, 1) : 8
 
-            var definitions: [KernelLaunch.Definition] = [.init("VECTOR", vectorWidth), .init("MR", tile)]
+            var definitions = tileDefinitions(tile)
             func define(_ name: String, _ value: Int) { if value != 0 { definitions.append(.init(name, value)) } }
             define("ACTIVATION", convolution.epilogue.furtherActivation?.code ?? 0)
             define("DIRECT", isDirect ? 1 : 0)
             define("DENSE", dense)
-            define("DENSE_STRIDE", dense > 0 ? denseStride : 0)
+            define("DENSE_STRIDE", convolution.strideWidth * dense)
 
             var arguments = Array(operands.prefix(2))
             arguments.append(convolution.epilogue.bias ? operands[2] : operands[1])
             arguments.append(convolution.epilogue.residual ? operands[operands.count - 2] : operands[1])
             arguments += operands.suffix(1)
             if !isDirect {
-                let table = (bandTiles * tile + 15) / 16 * 16
-                let slab = (table + bandTiles * tileFloats + 127) / 128 * 128
+                let tilesPerRow = ceilDivide(convolution.gridWidth, tile)
+                let table = ((dense > 0 ? tilesPerRow : 1) * bandTiles * tile + 15) / 16 * 16
+                var held = bandTiles * tileFloats
+                if dense > 0 {
+                    let rowSpan = max(convolution.rows - 1, 0) * abs(convolution.stepHeight)
+                    let columnSpan = max(convolution.columns - 1, 0) * abs(convolution.stepWidth)
+                    let columnCount = (tilesPerRow * tile - 1) * convolution.strideWidth + columnSpan + 1
+                    held =
+                        taps * dense * 32
+                        + ((bandTiles - 1) * convolution.strideHeight + rowSpan + 1) * (columnCount * dense + 4)
+                }
+                let slab = (table + held + 127) / 128 * 128
                 arguments.append(plan.takeWorkspace(floats: workers * slab))
                 arguments += integers(
                     slab, convolution.input.height, convolution.input.width, convolution.gridHeight,
@@ -172,7 +193,8 @@
                 convolution.output.batch * convolution.output.pixelCount, convolution.output.channels,
                 ChannelBlockedLayout.blockCount(convolution.input.channels), blocks,
                 convolution.output.channels / convolution.groups, convolution.input.channels / convolution.groups, taps,
-                items, bands, bandTiles, kbCount, kbPerItem, partBlocks)
+                items, bands, bandTiles, kbCount, kbPerItem, partBlocks,
+                dense == 0 && (bands <= 4 || 4 * blocking.elementCount > Self.heldWeightByteCount) ? 1 : 0)
             plan.launch(Self.convolutionFile, "convolution", definitions, arguments, global: workers)
         }
 
@@ -230,7 +252,7 @@
                     let weights = plan.takeWorkspace(floats: blocking.elementCount)
                     plan.launch(
                         Self.convolutionFile, "transpose_weights",
-                        [.init("VECTOR", vectorWidth), .init("MR", tilePixels)],
+                        tileDefinitions(tilePixels),
                         [.input(1), weights]
                             + integers(
                                 geometry.outputChannels, input.channels, geometry.groups, geometry.kernelHeight,

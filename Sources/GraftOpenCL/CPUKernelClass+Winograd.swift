@@ -10,11 +10,10 @@
         /// V and M of one group of tiles: what a usual second-level cache holds.
         private var groupByteCount: Int { vectorWidth == 16 ? 700 << 10 : 400 << 10 }
         /// Transformed weights that are read again for every group: what a share of the last-level cache holds.
-        private var groupWeightByteCount: Int { vectorWidth == 16 ? 10 << 20 : 3 << 20 }
+        private static let groupWeightByteCount = 3 << 20
 
-        private func definitions(_ tile: Int) -> [KernelLaunch.Definition] {
-            [.init("VECTOR", vectorWidth), .init("MR", tile)]
-        }
+        /// V and M of one chunk of tiles in three kernels.
+        private static let chunkByteCount = 20 << 20
 
         func winogradConvolution(_ geometry: ConvolutionGeometry, _ epilogue: Epilogue) -> LaunchPlan {
             var plan = LaunchPlan()
@@ -36,7 +35,7 @@
             let weights = plan.takeWorkspace(floats: blocking.elementCount)
             plan.launch(
                 Self.convolutionFile, "transpose_weights",
-                [.init("VECTOR", vectorWidth), .init("MR", tilePixels)],
+                tileDefinitions(tilePixels),
                 [.input(1), weights]
                     + integers(
                         geometry.outputChannels, geometry.input.channels, 1, 3, 3,
@@ -55,7 +54,7 @@
             let blocking = WeightBlocking(shape.winograd)
             let transformed = plan.takeWorkspace(floats: blocking.elementCount)
             plan.launch(
-                Self.file, "transform_weights", definitions(tilePixels), [weights, transformed],
+                Self.file, "transform_weights", tileDefinitions(tilePixels), [weights, transformed],
                 global: blocking.inputBlockCount, blocking.outputBlockCount)
             return transformed
         }
@@ -97,20 +96,20 @@
                 let first = image * tilesPerImage
                 let tiles = min(imagesPerChunk, batch - image) * tilesPerImage
                 plan.launch(
-                    Self.file, "transform_inputs", definitions(tilePixels),
+                    Self.file, "transform_inputs", tileDefinitions(tilePixels),
                     [.input(0), v] + plane + integers(first, tiles, Self.tilesPerItem),
                     global: ceilDivide(tiles, Self.tilesPerItem), blocks)
                 plan.launch(
-                    Self.file, "transform_output_gradients", definitions(tilePixels),
+                    Self.file, "transform_output_gradients", tileDefinitions(tilePixels),
                     [.input(1), d] + plane
                         + integers(geometry.outputChannels, first, tiles, Self.tilesPerItem),
                     global: ceilDivide(tiles, Self.tilesPerItem), kbCount)
                 plan.launch(
-                    Self.file, "weight_products", definitions(tilePixels),
+                    Self.file, "weight_products", tileDefinitions(tilePixels),
                     [v, d, sums] + integers(blocks, tiles, image == 0 ? 1 : 0), global: kbCount, 36)
             }
             plan.launch(
-                Self.file, "weight_gradients", definitions(tilePixels), [sums, .output(0)], global: blocks, kbCount)
+                Self.file, "weight_gradients", tileDefinitions(tilePixels), [sums, .output(0)], global: blocks, kbCount)
             return plan
         }
 
@@ -133,7 +132,9 @@
             // Fewer tiles per group than this would read the transformed weights too often.
             let fewest = vectorWidth == 16 ? tile : 2 * tile
             var groupTiles = groupByteCount / (36 * 4 * (blocks * 16 + 32)) / tile * tile
-            if groupTiles >= fewest, 4 * WeightBlocking(geometry.weight.winograd).elementCount <= groupWeightByteCount {
+            if groupTiles >= fewest,
+                4 * WeightBlocking(geometry.weight.winograd).elementCount <= Self.groupWeightByteCount
+            {
                 while groupTiles > fewest, ceilDivide(tileCount, groupTiles) < Self.itemCount / 2 { groupTiles -= tile }
                 let groups = ceilDivide(tileCount, groupTiles)
                 let kbPerItem = evenShare(
@@ -142,28 +143,36 @@
                 let workers = min(items, slabCount)
                 let slab = (Self.vFloats(blocks, groupTiles) + Self.mFloats(1, groupTiles) + 127) / 128 * 128
                 plan.launch(
-                    Self.file, "winograd", definitions(tile),
+                    Self.file, "winograd", tileDefinitions(tile),
                     [.input(0), transformed] + addends
                         + [.output(0), plan.takeWorkspace(floats: workers * slab)] + integers(slab) + plane
                         + integers(bits, output.channels, blocks, kbCount, kbPerItem, items, groups, groupTiles),
                     global: workers)
                 return
             }
-            let padded = ceilDivide(tileCount, tile) * tile
-            let v = plan.takeWorkspace(floats: Self.vFloats(blocks, padded))
-            let m = plan.takeWorkspace(floats: Self.mFloats(kbCount, padded))
-            plan.launch(
-                Self.file, "transform_inputs", definitions(tile),
-                [.input(0), v] + plane + integers(0, padded, Self.tilesPerItem),
-                global: ceilDivide(padded, Self.tilesPerItem), blocks)
-            plan.launch(
-                Self.file, "multiply", definitions(tile),
-                [v, transformed, m] + integers(blocks, padded, output.channels), global: kbCount, 36)
-            plan.launch(
-                Self.file, "transform_outputs", definitions(tile),
-                [m] + addends + [.output(0)] + plane
-                    + integers(bits, output.channels, padded, Self.tilesPerItem),
-                global: ceilDivide(tileCount, Self.tilesPerItem), kbCount)
+            // Chunks of tiles whose V and M a last-level cache has room for, no smaller than the weights that each reads.
+            let weightByteCount = 4 * WeightBlocking(geometry.weight.winograd).elementCount
+            let tileByteCount = 36 * 4 * (blocks * 16 + kbCount * 32)
+            let most = max(max(Self.chunkByteCount, weightByteCount) / tileByteCount / tile, 1) * tile
+            let chunk = ceilDivide(evenShare(of: tileCount, atMost: most), tile) * tile
+            let v = plan.takeWorkspace(floats: Self.vFloats(blocks, chunk))
+            let m = plan.takeWorkspace(floats: Self.mFloats(kbCount, chunk))
+            for first in stride(from: 0, to: tileCount, by: chunk) {
+                let tiles = min(chunk, tileCount - first)
+                let padded = ceilDivide(tiles, tile) * tile
+                plan.launch(
+                    Self.file, "transform_inputs", tileDefinitions(tile),
+                    [.input(0), v] + plane + integers(first, padded, Self.tilesPerItem),
+                    global: ceilDivide(padded, Self.tilesPerItem), blocks)
+                plan.launch(
+                    Self.file, "multiply", tileDefinitions(tile),
+                    [v, transformed, m] + integers(blocks, padded, output.channels), global: kbCount, 36)
+                plan.launch(
+                    Self.file, "transform_outputs", tileDefinitions(tile),
+                    [m] + addends + [.output(0)] + plane
+                        + integers(bits, output.channels, first, tiles, padded, Self.tilesPerItem),
+                    global: ceilDivide(tiles, Self.tilesPerItem), kbCount)
+            }
         }
     }
 #endif

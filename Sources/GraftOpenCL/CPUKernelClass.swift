@@ -25,6 +25,11 @@
         /// Pixels of a register tile of two vectors per pixel: 28 of 32 registers, or 12 of 16.
         var tilePixels: Int { vectorWidth == 16 ? 14 : 6 }
 
+        /// What programs of register tiles have in common. Processors' compilers know a prefetch.
+        func tileDefinitions(_ tile: Int) -> [KernelLaunch.Definition] {
+            [.init("VECTOR", vectorWidth), .init("MR", tile)] + (device.isGPU ? [] : [.init("FETCHES", 1)])
+        }
+
         package func byteCount(of kind: ValueKind) -> Int { ChannelBlockedLayout.byteCount(of: kind) }
 
         package func channelOffset(of channels: Range<Int>, in shape: ActivationShape) -> Int? {

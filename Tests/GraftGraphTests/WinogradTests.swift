@@ -52,13 +52,17 @@ import Testing
         var geometry = ConvolutionGeometry(
             input: ActivationShape(2, 64, 56, 56), outputChannels: 64, kernelHeight: 3, kernelWidth: 3,
             paddingHeight: 1, paddingWidth: 1)
-        #expect(geometry.prefersWinograd)
+        #expect(geometry.prefersWinograd(batch: 2))
         geometry.strideWidth = 2
         #expect(!geometry.canUseWinograd)
         geometry.strideWidth = 1
         geometry.input.channels = 3
-        #expect(geometry.canUseWinograd && !geometry.prefersWinograd)
+        #expect(geometry.canUseWinograd && !geometry.prefersWinograd(batch: 2))
         geometry.input = ActivationShape(2, 64, 1, 1)
-        #expect(!geometry.prefersWinograd)
+        #expect(!geometry.prefersWinograd(batch: 2))
+        // Four tiles do not pay for reading transformed weights, eight do.
+        geometry.input = ActivationShape(1, 64, 7, 7)
+        #expect(geometry.canUseWinograd && !geometry.prefersWinograd(batch: 1))
+        #expect(geometry.prefersWinograd(batch: 2))
     }
 }
