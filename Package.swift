@@ -113,7 +113,7 @@ where target.name.hasPrefix("Graft") || target.type == .test
 for variant in kernelVariants {
     targets.append(
         .target(
-            name: variant.name, dependencies: ["GraftCPUKernelInterface"],
+            name: variant.name, dependencies: ["GraftCPUKernelInterface", "CSystemSupport"],
             path: "Sources/GraftCPUKernels/\(variant.name)",
             swiftSettings: strict + kernelSettings(flags: variant.flags)))
 }

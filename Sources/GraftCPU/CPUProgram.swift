@@ -22,8 +22,7 @@ final class CPUProgram: PreparedProgram {
         for instruction in program.instructions {
             var binding = try InstructionBinding(
                 instruction, program: program, slots: memory.plan.slots[index], memory: memory,
-                kernels: backend.kernels,
-                step: step)
+                kernels: backend.kernels, step: step, threadCount: backend.pool.threadCount)
             try binding.bind(instruction.primitive)
             instructions.append(binding.loops)
             scratchByteCount = max(scratchByteCount, binding.scratchByteCount)
@@ -75,6 +74,8 @@ struct InstructionBinding {
     let kernels: KernelTable
     let step: StepState
     let node: String
+    /// Threads that will run the loops; no result may depend on it.
+    let threadCount: Int
     private let memory: CPUMemory
     private let inputs: [UnsafeMutableRawPointer]
     private let outputs: [UnsafeMutableRawPointer]
@@ -85,9 +86,10 @@ struct InstructionBinding {
 
     init(
         _ instruction: Instruction, program: Program, slots: [Slot], memory: CPUMemory, kernels: KernelTable,
-        step: StepState
+        step: StepState, threadCount: Int
     ) throws(DeviceError) {
         self.kernels = kernels
+        self.threadCount = threadCount
         self.step = step
         self.memory = memory
         node = instruction.node

@@ -42,11 +42,9 @@ struct TapProduct {
     var strideHeight: Int
     var strideWidth: Int
     var taps: TapList
-    /// `[output block][tap][blocking.inputBlockCount][16][32]`, dense: `[output block][⌈taps · channels/16⌉][16][32]`.
+    /// `[output block][tap][blocking.inputBlockCount][16][32]`.
     var weights: UnsafePointer<Float>
     var blocking: WeightBlocking
-    /// Taps and channels in one dense reduction; the source has a single block of at most 8 channels.
-    var isDense: Bool
     var output: UnsafeMutablePointer<Float>
     var outputShape: ActivationShape
     var lattice: OutputLattice
@@ -102,8 +100,8 @@ extension WeightShape {
 extension InstructionBinding {
     /// Bytes of second-level cache that a band's left matrix may take.
     private static let bandByteCount = 520 << 10
-    /// Units that a loop is split into at least where its shape allows: enough for any number of threads.
-    private static let unitGoal = 32
+    /// Bytes of weights that stay in the second-level cache from one band to the next.
+    private static let heldWeightByteCount = 2 << 20
 
     mutating func bindConvolution(_ geometry: ConvolutionGeometry, _ epilogue: Epilogue) throws(DeviceError) {
         let source = try input(0)
@@ -127,41 +125,17 @@ extension InstructionBinding {
             }
             return
         }
-        let blocking = WeightBlocking(geometry.weight)
-        let output = geometry.output
-        var product = TapProduct(
-            source: source, sourceShape: geometry.input, gridHeight: output.height, gridWidth: output.width,
-            strideHeight: geometry.strideHeight, strideWidth: geometry.strideWidth,
-            taps: TapList(geometry.forwardTaps), weights: weights, blocking: blocking, isDense: false,
-            output: try self.output(0), outputShape: output, lattice: OutputLattice(), bias: bias, residual: residual,
-            relu: epilogue.relu, activation: epilogue.furtherActivation)
         if geometry.usesDenseReduction {
-            let packed = try workspace(floatCount: blocking.outputBlockCount * geometry.denseBlockCount * 512)
-            packDenseWeights(geometry, weights, packed)
-            product.weights = UnsafePointer(packed)
-            product.isDense = true
+            return try bindDenseConvolution(geometry, weights: weights, bias: bias, residual: residual, epilogue)
         }
-        append(product)
-    }
-
-    /// `[block][tap][16][32]` to `[block][⌈taps · channels/16⌉][16][32]`.
-    private mutating func packDenseWeights(
-        _ geometry: ConvolutionGeometry, _ weights: UnsafePointer<Float>, _ packed: UnsafeMutablePointer<Float>
-    ) {
-        let kernels = kernels
-        let channels = geometry.input.channels
-        let taps = geometry.tapCount
-        let rows = geometry.denseBlockCount * 16
-        parallel(WeightBlocking(geometry.weight).outputBlockCount) { block, _ in
-            let target = packed + block * rows * 32
-            for tap in 0..<taps {
-                for channel in 0..<channels {
-                    let source = weights + ((block * taps + tap) * 16 + channel) * 32
-                    kernels.copy(source, target + (tap * channels + channel) * 32, 2)
-                }
-            }
-            kernels.zero(target + taps * channels * 32, (rows - taps * channels) * 2)
-        }
+        let output = geometry.output
+        append(
+            TapProduct(
+                source: source, sourceShape: geometry.input, gridHeight: output.height, gridWidth: output.width,
+                strideHeight: geometry.strideHeight, strideWidth: geometry.strideWidth,
+                taps: TapList(geometry.forwardTaps), weights: weights, blocking: WeightBlocking(geometry.weight),
+                output: try self.output(0), outputShape: output, lattice: OutputLattice(), bias: bias,
+                residual: residual, relu: epilogue.relu, activation: epilogue.furtherActivation))
     }
 
     /// Adds the loop that computes a product.
@@ -171,33 +145,34 @@ extension InstructionBinding {
         guard pixels > 0 else { return }
         let taps = product.taps
         let sourceBlocks = product.sourceShape.blocks
-        let isDirect = product.isDirect && !product.isDense
-        let channels = product.sourceShape.channels
-        let reductionBlocks = product.isDense ? (taps.count * channels + 15) / 16 : taps.count * sourceBlocks
-        let lastQuads = product.isDense ? (taps.count * channels - (reductionBlocks - 1) * 16 + 3) / 4 : 4
+        let isDirect = product.isDirect
+        let reductionBlocks = taps.count * sourceBlocks
         let tileRows = kernels.tileRows
 
-        // A band: as many tiles as fit the cache, at most 4 of 14 pixels.
         let tileBytes = max(tileRows * reductionBlocks * 64, 1)
-        let tiles = min(max(Self.bandByteCount / tileBytes, 1), max(56 / tileRows, 1))
-        let bandPixels = tiles * tileRows
-        let bandCount = (pixels + bandPixels - 1) / bandPixels
-
         let outputBlocks = product.blocking.outputBlockCount
-        let pieces = min(outputBlocks, max(1, (Self.unitGoal + bandCount - 1) / bandCount))
-        let blocksPerPiece = (outputBlocks + pieces - 1) / pieces
+        let cut = BandPlan(
+            BandPlan.Product(
+                tileCount: (pixels + tileRows - 1) / tileRows, pixelsPerTile: tileRows,
+                reduction: taps.count * product.blocking.inputBlockCount * 16,
+                outputBlocks: outputBlocks, isGathered: !isDirect),
+            mostTiles: min(max(Self.bandByteCount / tileBytes, 1), max(56 / tileRows, 1)), threadCount: threadCount)
+        let bandPixels = cut.tiles * tileRows
+        let bandCount = (pixels + bandPixels - 1) / bandPixels
+        let blocksPerPiece = cut.blocksPerItem
         let pieceCount = (outputBlocks + blocksPerPiece - 1) / blocksPerPiece
 
         let tileFloats = bandTileFloats
         let gatherFloats = isDirect ? 0 : reductionBlocks * bandPixels * 16
         let offsetFloats = product.isContiguous ? 0 : bandPixels
-        let innerCount = product.isDense ? reductionBlocks : product.blocking.inputBlockCount
-        let outerCount = product.isDense ? 1 : taps.count
+        let innerCount = product.blocking.inputBlockCount
+        let outerCount = taps.count
         let sourceBlockFloats = product.sourceShape.blockFloats
         let outputBlockFloats = product.outputShape.blockFloats
         let totalOutputBlocks = product.outputShape.blocks
         let weightBlockFloats = outerCount * innerCount * 512
-        let isDiagonal = !product.isDense && product.blocking.shape.isBlockDiagonal
+        let isFetching = bandCount <= 4 || 4 * outputBlocks * weightBlockFloats > Self.heldWeightByteCount
+        let isDiagonal = product.blocking.shape.isBlockDiagonal
         let activation = product.activation?.code
         let outputShape = product.outputShape
         let firstBlocks = (0..<outputBlocks).map { product.blocking.firstInputBlock(of: $0) }
@@ -216,17 +191,13 @@ extension InstructionBinding {
                     sourceHeight: product.sourceShape.height, sourceWidth: product.sourceShape.width,
                     gridHeight: product.gridHeight, gridWidth: product.gridWidth, strideHeight: product.strideHeight,
                     strideWidth: product.strideWidth, tapCount: taps.count, tapRows: UnsafePointer(taps.rows),
-                    tapColumns: UnsafePointer(taps.columns), target: gathered, capacity: bandPixels, channels: channels)
-                if product.isDense {
-                    kernels.gatherDense(gather, first, count)
-                } else {
-                    kernels.gather(gather, first, count)
-                }
+                    tapColumns: UnsafePointer(taps.columns), target: gathered, capacity: bandPixels, channels: 16)
+                kernels.gather(gather, first, count)
             }
             if !product.isContiguous { fillOffsets(product, first, count, offsets) }
             for block in piece * blocksPerPiece..<min((piece + 1) * blocksPerPiece, outputBlocks) {
                 let place = block * 2 * outputBlockFloats + (product.isContiguous ? first * 16 : 0)
-                let firstInput = product.isDense ? 0 : firstBlocks[block]
+                let firstInput = firstBlocks[block]
                 if isDiagonal {
                     for half in 0..<min(2, totalOutputBlocks - block * 2) {
                         let channelBlock = block * 2 + half
@@ -264,7 +235,7 @@ extension InstructionBinding {
                     BandProduct(
                         a: a, outerCount: outerCount, outerStride: sourceBlocks * bandPixels * 16,
                         innerCount: innerCount,
-                        innerStride: isDirect ? sourceBlockFloats : bandPixels * 16, lastQuads: lastQuads,
+                        innerStride: isDirect ? sourceBlockFloats : bandPixels * 16, lastQuads: 4,
                         pixelCount: count,
                         weights: product.weights + block * weightBlockFloats,
                         blockCount: min(2, totalOutputBlocks - block * 2),
@@ -272,7 +243,9 @@ extension InstructionBinding {
                             output: product.output + place, blockStride: outputBlockFloats,
                             bias: product.bias.map { $0 + block * 32 }, residual: product.residual.map { $0 + place },
                             relu: product.relu, pixelOffsets: product.isContiguous ? nil : UnsafePointer(offsets)),
-                        tile: scratch))
+                        tile: scratch,
+                        following: isFetching && block + 1 < outputBlocks
+                            ? product.weights + (block + 1) * weightBlockFloats : nil))
                 if let activation {
                     for half in 0..<min(2, totalOutputBlocks - block * 2) {
                         let written = product.output + (place + half * outputBlockFloats)

@@ -135,7 +135,7 @@ extension InstructionBinding {
                     source: gradient, sourceShape: geometry.output, gridHeight: item.gridHeight,
                     gridWidth: item.gridWidth,
                     strideHeight: 1, strideWidth: 1, taps: TapList(item.taps), weights: UnsafePointer(packed + start),
-                    blocking: blocking, isDense: false, output: output, outputShape: geometry.input,
+                    blocking: blocking, output: output, outputShape: geometry.input,
                     lattice: item.lattice,
                     bias: nil, residual: residual, relu: false))
             start += item.positions.count * blockFloats

@@ -33,7 +33,7 @@ final class ThreadPool {
     /// Starts `threadCount − 1` threads; fewer when the system grants no more.
     init(threadCount: Int) {
         self.threadCount = max(threadCount, 1)
-        shared = PoolState()
+        shared = PoolState(threadCount: self.threadCount)
         for worker in 1..<max(self.threadCount, 2) where worker < self.threadCount {
             let start = Unmanaged.passRetained(WorkerStart(state: shared))
             #if canImport(Darwin)
@@ -138,7 +138,10 @@ private final class PoolState: @unchecked Sendable {
     /// Tries before a thread sleeps: 50 to 100 microseconds, about what the last unit of a loop keeps another thread.
     private static let spinCount = 2500
 
-    init() {
+    private let threadCount: Int
+
+    init(threadCount: Int) {
+        self.threadCount = threadCount
         mutex = .allocate(capacity: 1)
         condition = .allocate(capacity: 1)
         pthread_mutex_init(mutex, nil)
@@ -227,13 +230,18 @@ private final class PoolState: @unchecked Sendable {
             guard current >> 32 == generation else { return }
             let unit = Int(current & 0xFFFF_FFFF)
             let address = loopAddress.load(ordering: .relaxed)
-            guard unit < unitCount.load(ordering: .relaxed) else { return }
+            let left = unitCount.load(ordering: .relaxed) - unit
+            guard left > 0 else { return }
+            // Runs of neighbours read memory in one stream; at the end single units, so that threads end together.
+            let count = max(min(left / (8 * threadCount), 16), 1)
             let exchange = ticket.compareExchange(
-                expected: current, desired: current + 1, ordering: .sequentiallyConsistent)
+                expected: current, desired: current + UInt64(count), ordering: .sequentiallyConsistent)
             guard exchange.exchanged, let pointer = UnsafeRawPointer(bitPattern: address) else { continue }
             // The exchange proves that this generation still has unfinished units, so its loop is alive.
-            Unmanaged<ParallelLoop>.fromOpaque(pointer)._withUnsafeGuaranteedRef { $0.body(unit, scratch) }
-            finished.add(1, ordering: .releasing)
+            Unmanaged<ParallelLoop>.fromOpaque(pointer)._withUnsafeGuaranteedRef {
+                for index in unit..<unit + count { $0.body(index, scratch) }
+            }
+            finished.add(count, ordering: .releasing)
         }
     }
 }

@@ -219,11 +219,15 @@ extension InstructionBinding {
             _ band: Int, _ block: Int, _ elements: Range<Int>, _ transformed: UnsafePointer<Float>,
             _ products: UnsafeMutablePointer<Float>
         ) {
+            // All elements of a block, or one of all blocks, are read one after the other.
+            let next = elements.count == 36 ? 0 : elements.lowerBound * plan.inputBlockCount * 512
             kernels.winogradProducts(
                 WinogradProducts(
                     transformed: transformed, transformedStride: plan.transformedStride,
                     inputBlockCount: plan.inputBlockCount, lastQuads: lastQuads, tileCount: tiles(band),
                     capacity: plan.capacity, weights: product.weights + block * weightBlockFloats,
+                    following: block + 1 < outputBlocks
+                        ? product.weights + ((block + 1) * weightBlockFloats + next) : nil,
                     blockCount: min(2, output.blocks - block * 2), target: products, targetStride: plan.productStride),
                 elements.lowerBound, elements.count)
         }

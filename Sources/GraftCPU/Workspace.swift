@@ -41,7 +41,7 @@ extension ConvolutionGeometry {
             return winogradPlan(registerRows: registerRows).workspaceFloatCount
                 + (method == .winograd ? WeightBlocking(weight.winograd).elementCount : 0)
         }
-        return usesDenseReduction ? WeightBlocking(weight).outputBlockCount * denseBlockCount * 512 : 0
+        return usesDenseReduction ? WeightBlocking(weight).outputBlockCount * tapCount * input.channels * 32 : 0
     }
 
     fileprivate var weightGradientWorkspaceFloatCount: Int {

@@ -8,7 +8,7 @@ import Testing
     static let allowedImports: [String: Set<String>] = [
         "GraftTensor": [],
         "GraftGraph": ["GraftTensor"],
-        "GraftCPUKernels": ["GraftCPUKernelInterface"],
+        "GraftCPUKernels": ["GraftCPUKernelInterface", "CSystemSupport"],
         "GraftCPU": [
             "GraftTensor", "GraftGraph", "CSystemSupport", "GraftCPUKernelInterface", "GraftCPUKernelsBaseline",
             "GraftCPUKernelsAVX2", "GraftCPUKernelsAVX512",

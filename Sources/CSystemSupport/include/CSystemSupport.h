@@ -143,3 +143,8 @@ graft_http_status graft_http_get(const graft_http_request *request, graft_http_o
 /// The file of the program or library that an address of this process belongs to, as the loader names it; NULL when it
 /// is not known. The text stays until that library is unloaded.
 const char *graft_image_path(const void *address);
+
+// Caches.
+
+/// Asks for the cache line at an address, which need not be mapped: it is needed soon, in the second-level cache.
+static inline void graft_fetch_soon(const void *address) { __builtin_prefetch(address, 0, 2); }

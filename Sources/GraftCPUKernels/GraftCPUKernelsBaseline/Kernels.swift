@@ -1,3 +1,4 @@
+import CSystemSupport
 import GraftCPUKernelInterface
 
 // The kernels of one instruction set. The same text is built once per variant (by symbolic links), in one file
@@ -75,12 +76,30 @@ typealias Block = SIMD16<Float>
 // Register tiles. Accumulators are named scalars because an array of vectors would live in memory; the text is regular:
 // row r, vector a or b, four reduction steps per turn.
 
+/// Weights that are needed soon: with each reduction block so many cache lines of them are asked for.
+struct Fetch {
+    var first: UnsafePointer<Float>?
+    var lines = 0
+
+    /// Nothing.
+    init() {}
+
+    /// The `index`-th of `count` equal shares of what follows `blocks` reduction blocks.
+    init(_ following: UnsafePointer<Float>?, blocks: Int, index: Int, of count: Int) {
+        guard let following else { return }
+        lines = (32 + count - 1) / count
+        first = following + index * blocks * lines * 16
+    }
+}
+
 #if GRAFT_AVX512
     /// 14 pixels × 32 output channels: 28 accumulators of 32 registers.
     @inline(never)
     func tile14x2(
         _ product: BandProduct, _ first: UnsafePointer<Float>, _ weights: UnsafePointer<Float>,
-        _ result: UnsafeMutablePointer<Float>
+        _ result: UnsafeMutablePointer<Float>, _ pitch: Int = 2 * vectorWidth, second: Int = vectorWidth,
+        bias: UnsafePointer<Float>? = nil, residual: UnsafePointer<Float>? = nil, relu: Bool = false,
+        sums: UnsafePointer<Float>? = nil, fetch: Fetch = Fetch()
     ) {
         var c0a = Vector.zero, c0b = Vector.zero
         var c1a = Vector.zero, c1b = Vector.zero
@@ -96,6 +115,37 @@ typealias Block = SIMD16<Float>
         var c11a = Vector.zero, c11b = Vector.zero
         var c12a = Vector.zero, c12b = Vector.zero
         var c13a = Vector.zero, c13b = Vector.zero
+        if let sums {
+            c0a = load(sums + 0 * 2 * vectorWidth)
+            c0b = load(sums + (0 * 2 + 1) * vectorWidth)
+            c1a = load(sums + 1 * 2 * vectorWidth)
+            c1b = load(sums + (1 * 2 + 1) * vectorWidth)
+            c2a = load(sums + 2 * 2 * vectorWidth)
+            c2b = load(sums + (2 * 2 + 1) * vectorWidth)
+            c3a = load(sums + 3 * 2 * vectorWidth)
+            c3b = load(sums + (3 * 2 + 1) * vectorWidth)
+            c4a = load(sums + 4 * 2 * vectorWidth)
+            c4b = load(sums + (4 * 2 + 1) * vectorWidth)
+            c5a = load(sums + 5 * 2 * vectorWidth)
+            c5b = load(sums + (5 * 2 + 1) * vectorWidth)
+            c6a = load(sums + 6 * 2 * vectorWidth)
+            c6b = load(sums + (6 * 2 + 1) * vectorWidth)
+            c7a = load(sums + 7 * 2 * vectorWidth)
+            c7b = load(sums + (7 * 2 + 1) * vectorWidth)
+            c8a = load(sums + 8 * 2 * vectorWidth)
+            c8b = load(sums + (8 * 2 + 1) * vectorWidth)
+            c9a = load(sums + 9 * 2 * vectorWidth)
+            c9b = load(sums + (9 * 2 + 1) * vectorWidth)
+            c10a = load(sums + 10 * 2 * vectorWidth)
+            c10b = load(sums + (10 * 2 + 1) * vectorWidth)
+            c11a = load(sums + 11 * 2 * vectorWidth)
+            c11b = load(sums + (11 * 2 + 1) * vectorWidth)
+            c12a = load(sums + 12 * 2 * vectorWidth)
+            c12b = load(sums + (12 * 2 + 1) * vectorWidth)
+            c13a = load(sums + 13 * 2 * vectorWidth)
+            c13b = load(sums + (13 * 2 + 1) * vectorWidth)
+        }
+        var ahead = fetch.first
         var w = weights
         var remaining = product.outerCount * product.innerCount
         for outer in 0..<product.outerCount {
@@ -105,6 +155,10 @@ typealias Block = SIMD16<Float>
                 var quads = remaining == 0 ? product.lastQuads : 4
                 var a = block
                 block += product.innerStride
+                for _ in 0..<fetch.lines {
+                    graft_fetch_soon(ahead)
+                    ahead = ahead.map { $0 + 16 }
+                }
                 repeat {
                     do {
                         let wa = load(w + 0 + 0 * vectorWidth)
@@ -297,41 +351,132 @@ typealias Block = SIMD16<Float>
             }
             w += product.weightSkip
         }
-        store(c0a, result + 0 * vectorWidth)
-        store(c0b, result + 1 * vectorWidth)
-        store(c1a, result + 2 * vectorWidth)
-        store(c1b, result + 3 * vectorWidth)
-        store(c2a, result + 4 * vectorWidth)
-        store(c2b, result + 5 * vectorWidth)
-        store(c3a, result + 6 * vectorWidth)
-        store(c3b, result + 7 * vectorWidth)
-        store(c4a, result + 8 * vectorWidth)
-        store(c4b, result + 9 * vectorWidth)
-        store(c5a, result + 10 * vectorWidth)
-        store(c5b, result + 11 * vectorWidth)
-        store(c6a, result + 12 * vectorWidth)
-        store(c6b, result + 13 * vectorWidth)
-        store(c7a, result + 14 * vectorWidth)
-        store(c7b, result + 15 * vectorWidth)
-        store(c8a, result + 16 * vectorWidth)
-        store(c8b, result + 17 * vectorWidth)
-        store(c9a, result + 18 * vectorWidth)
-        store(c9b, result + 19 * vectorWidth)
-        store(c10a, result + 20 * vectorWidth)
-        store(c10b, result + 21 * vectorWidth)
-        store(c11a, result + 22 * vectorWidth)
-        store(c11b, result + 23 * vectorWidth)
-        store(c12a, result + 24 * vectorWidth)
-        store(c12b, result + 25 * vectorWidth)
-        store(c13a, result + 26 * vectorWidth)
-        store(c13b, result + 27 * vectorWidth)
+        if let bias {
+            let left = load(bias), right = load(bias + vectorWidth)
+            c0a += left
+            c0b += right
+            c1a += left
+            c1b += right
+            c2a += left
+            c2b += right
+            c3a += left
+            c3b += right
+            c4a += left
+            c4b += right
+            c5a += left
+            c5b += right
+            c6a += left
+            c6b += right
+            c7a += left
+            c7b += right
+            c8a += left
+            c8b += right
+            c9a += left
+            c9b += right
+            c10a += left
+            c10b += right
+            c11a += left
+            c11b += right
+            c12a += left
+            c12b += right
+            c13a += left
+            c13b += right
+        }
+        if let residual {
+            c0a += load(residual + 0 * pitch)
+            c0b += load(residual + 0 * pitch + second)
+            c1a += load(residual + 1 * pitch)
+            c1b += load(residual + 1 * pitch + second)
+            c2a += load(residual + 2 * pitch)
+            c2b += load(residual + 2 * pitch + second)
+            c3a += load(residual + 3 * pitch)
+            c3b += load(residual + 3 * pitch + second)
+            c4a += load(residual + 4 * pitch)
+            c4b += load(residual + 4 * pitch + second)
+            c5a += load(residual + 5 * pitch)
+            c5b += load(residual + 5 * pitch + second)
+            c6a += load(residual + 6 * pitch)
+            c6b += load(residual + 6 * pitch + second)
+            c7a += load(residual + 7 * pitch)
+            c7b += load(residual + 7 * pitch + second)
+            c8a += load(residual + 8 * pitch)
+            c8b += load(residual + 8 * pitch + second)
+            c9a += load(residual + 9 * pitch)
+            c9b += load(residual + 9 * pitch + second)
+            c10a += load(residual + 10 * pitch)
+            c10b += load(residual + 10 * pitch + second)
+            c11a += load(residual + 11 * pitch)
+            c11b += load(residual + 11 * pitch + second)
+            c12a += load(residual + 12 * pitch)
+            c12b += load(residual + 12 * pitch + second)
+            c13a += load(residual + 13 * pitch)
+            c13b += load(residual + 13 * pitch + second)
+        }
+        if relu {
+            c0a.replace(with: Vector.zero, where: c0a .< Vector.zero)
+            c0b.replace(with: Vector.zero, where: c0b .< Vector.zero)
+            c1a.replace(with: Vector.zero, where: c1a .< Vector.zero)
+            c1b.replace(with: Vector.zero, where: c1b .< Vector.zero)
+            c2a.replace(with: Vector.zero, where: c2a .< Vector.zero)
+            c2b.replace(with: Vector.zero, where: c2b .< Vector.zero)
+            c3a.replace(with: Vector.zero, where: c3a .< Vector.zero)
+            c3b.replace(with: Vector.zero, where: c3b .< Vector.zero)
+            c4a.replace(with: Vector.zero, where: c4a .< Vector.zero)
+            c4b.replace(with: Vector.zero, where: c4b .< Vector.zero)
+            c5a.replace(with: Vector.zero, where: c5a .< Vector.zero)
+            c5b.replace(with: Vector.zero, where: c5b .< Vector.zero)
+            c6a.replace(with: Vector.zero, where: c6a .< Vector.zero)
+            c6b.replace(with: Vector.zero, where: c6b .< Vector.zero)
+            c7a.replace(with: Vector.zero, where: c7a .< Vector.zero)
+            c7b.replace(with: Vector.zero, where: c7b .< Vector.zero)
+            c8a.replace(with: Vector.zero, where: c8a .< Vector.zero)
+            c8b.replace(with: Vector.zero, where: c8b .< Vector.zero)
+            c9a.replace(with: Vector.zero, where: c9a .< Vector.zero)
+            c9b.replace(with: Vector.zero, where: c9b .< Vector.zero)
+            c10a.replace(with: Vector.zero, where: c10a .< Vector.zero)
+            c10b.replace(with: Vector.zero, where: c10b .< Vector.zero)
+            c11a.replace(with: Vector.zero, where: c11a .< Vector.zero)
+            c11b.replace(with: Vector.zero, where: c11b .< Vector.zero)
+            c12a.replace(with: Vector.zero, where: c12a .< Vector.zero)
+            c12b.replace(with: Vector.zero, where: c12b .< Vector.zero)
+            c13a.replace(with: Vector.zero, where: c13a .< Vector.zero)
+            c13b.replace(with: Vector.zero, where: c13b .< Vector.zero)
+        }
+        store(c0a, result + 0 * pitch)
+        store(c0b, result + 0 * pitch + second)
+        store(c1a, result + 1 * pitch)
+        store(c1b, result + 1 * pitch + second)
+        store(c2a, result + 2 * pitch)
+        store(c2b, result + 2 * pitch + second)
+        store(c3a, result + 3 * pitch)
+        store(c3b, result + 3 * pitch + second)
+        store(c4a, result + 4 * pitch)
+        store(c4b, result + 4 * pitch + second)
+        store(c5a, result + 5 * pitch)
+        store(c5b, result + 5 * pitch + second)
+        store(c6a, result + 6 * pitch)
+        store(c6b, result + 6 * pitch + second)
+        store(c7a, result + 7 * pitch)
+        store(c7b, result + 7 * pitch + second)
+        store(c8a, result + 8 * pitch)
+        store(c8b, result + 8 * pitch + second)
+        store(c9a, result + 9 * pitch)
+        store(c9b, result + 9 * pitch + second)
+        store(c10a, result + 10 * pitch)
+        store(c10b, result + 10 * pitch + second)
+        store(c11a, result + 11 * pitch)
+        store(c11b, result + 11 * pitch + second)
+        store(c12a, result + 12 * pitch)
+        store(c12b, result + 12 * pitch + second)
+        store(c13a, result + 13 * pitch)
+        store(c13b, result + 13 * pitch + second)
     }
 
     /// 8 pixels × 32 output channels, for short tails.
     @inline(never)
     func tile8x2(
         _ product: BandProduct, _ first: UnsafePointer<Float>, _ weights: UnsafePointer<Float>,
-        _ result: UnsafeMutablePointer<Float>
+        _ result: UnsafeMutablePointer<Float>, sums: UnsafePointer<Float>? = nil, fetch: Fetch = Fetch()
     ) {
         var c0a = Vector.zero, c0b = Vector.zero
         var c1a = Vector.zero, c1b = Vector.zero
@@ -341,6 +486,25 @@ typealias Block = SIMD16<Float>
         var c5a = Vector.zero, c5b = Vector.zero
         var c6a = Vector.zero, c6b = Vector.zero
         var c7a = Vector.zero, c7b = Vector.zero
+        if let sums {
+            c0a = load(sums + 0 * 2 * vectorWidth)
+            c0b = load(sums + (0 * 2 + 1) * vectorWidth)
+            c1a = load(sums + 1 * 2 * vectorWidth)
+            c1b = load(sums + (1 * 2 + 1) * vectorWidth)
+            c2a = load(sums + 2 * 2 * vectorWidth)
+            c2b = load(sums + (2 * 2 + 1) * vectorWidth)
+            c3a = load(sums + 3 * 2 * vectorWidth)
+            c3b = load(sums + (3 * 2 + 1) * vectorWidth)
+            c4a = load(sums + 4 * 2 * vectorWidth)
+            c4b = load(sums + (4 * 2 + 1) * vectorWidth)
+            c5a = load(sums + 5 * 2 * vectorWidth)
+            c5b = load(sums + (5 * 2 + 1) * vectorWidth)
+            c6a = load(sums + 6 * 2 * vectorWidth)
+            c6b = load(sums + (6 * 2 + 1) * vectorWidth)
+            c7a = load(sums + 7 * 2 * vectorWidth)
+            c7b = load(sums + (7 * 2 + 1) * vectorWidth)
+        }
+        var ahead = fetch.first
         var w = weights
         var remaining = product.outerCount * product.innerCount
         for outer in 0..<product.outerCount {
@@ -350,6 +514,10 @@ typealias Block = SIMD16<Float>
                 var quads = remaining == 0 ? product.lastQuads : 4
                 var a = block
                 block += product.innerStride
+                for _ in 0..<fetch.lines {
+                    graft_fetch_soon(ahead)
+                    ahead = ahead.map { $0 + 16 }
+                }
                 repeat {
                     do {
                         let wa = load(w + 0 + 0 * vectorWidth)
@@ -508,6 +676,22 @@ typealias Block = SIMD16<Float>
         var c11a = Vector.zero
         var c12a = Vector.zero
         var c13a = Vector.zero
+        if product.accumulates {
+            c0a = load(result + 0 * 2 * vectorWidth)
+            c1a = load(result + 1 * 2 * vectorWidth)
+            c2a = load(result + 2 * 2 * vectorWidth)
+            c3a = load(result + 3 * 2 * vectorWidth)
+            c4a = load(result + 4 * 2 * vectorWidth)
+            c5a = load(result + 5 * 2 * vectorWidth)
+            c6a = load(result + 6 * 2 * vectorWidth)
+            c7a = load(result + 7 * 2 * vectorWidth)
+            c8a = load(result + 8 * 2 * vectorWidth)
+            c9a = load(result + 9 * 2 * vectorWidth)
+            c10a = load(result + 10 * 2 * vectorWidth)
+            c11a = load(result + 11 * 2 * vectorWidth)
+            c12a = load(result + 12 * 2 * vectorWidth)
+            c13a = load(result + 13 * 2 * vectorWidth)
+        }
         var w = weights
         var remaining = product.outerCount * product.innerCount
         for outer in 0..<product.outerCount {
@@ -816,7 +1000,7 @@ typealias Block = SIMD16<Float>
     func tile6x2(
         _ product: BandProduct, _ first: UnsafePointer<Float>, _ weights: UnsafePointer<Float>,
         _ result: UnsafeMutablePointer<Float>, _ pitch: Int = 2 * vectorWidth, bias: UnsafePointer<Float>? = nil,
-        residual: UnsafePointer<Float>? = nil, relu: Bool = false
+        residual: UnsafePointer<Float>? = nil, relu: Bool = false, fetch: Fetch = Fetch()
     ) {
         var c0a = Vector.zero, c0b = Vector.zero
         var c1a = Vector.zero, c1b = Vector.zero
@@ -838,6 +1022,7 @@ typealias Block = SIMD16<Float>
             c5a = load(result + 5 * pitch)
             c5b = load(result + 5 * pitch + vectorWidth)
         }
+        var ahead = fetch.first
         var w = weights
         var remaining = product.outerCount * product.innerCount
         for outer in 0..<product.outerCount {
@@ -847,6 +1032,10 @@ typealias Block = SIMD16<Float>
                 var quads = remaining == 0 ? product.lastQuads : 4
                 var a = block
                 block += product.innerStride
+                for _ in 0..<fetch.lines {
+                    graft_fetch_soon(ahead)
+                    ahead = ahead.map { $0 + 16 }
+                }
                 repeat {
                     do {
                         let wa = load(w + 0 + 0 * vectorWidth)
@@ -1063,22 +1252,54 @@ func bandProduct(_ product: BandProduct) {
     let count = product.pixelCount
     let tile = product.tile
     #if GRAFT_AVX512
-        var pixel = 0
-        while pixel < count {
-            let rows: Int
-            let first = product.a + pixel * 16
-            if product.blockCount == 1 {
-                rows = 14
-                tile14x1(product, first, product.weights, tile)
-            } else if count - pixel <= 8 {
-                rows = 8
-                tile8x2(product, first, product.weights, tile)
-            } else {
-                rows = 14
-                tile14x2(product, first, product.weights, tile)
+        if product.blockCount == 1 {
+            for pixel in stride(from: 0, to: count, by: 14) {
+                tile14x1(product, product.a + pixel * 16, product.weights, tile)
+                storeTile(product.epilogue, tile, pixel, min(14, count - pixel), 0, 1)
             }
-            storeTile(product.epilogue, tile, pixel, min(rows, count - pixel), 0, product.blockCount)
-            pixel += rows
+            return
+        }
+        let tiles = (count + 13) / 14
+        // Where weights come from far away, a few input blocks' at a time: they stay in the first-level cache through all
+        // tiles, and the next come in meanwhile.
+        let isParted =
+            product.following != nil && product.outerCount > 0 && product.innerCount >= 8 && product.weightSkip == 0
+            && tiles * 448 <= bandTileFloats
+        let epilogue = product.epilogue
+        var part = product
+        if isParted { part.outerCount = 1 }
+        var weights = product.weights
+        for outer in 0..<(isParted ? product.outerCount : 1) {
+            for block in stride(from: 0, to: product.innerCount, by: isParted ? 8 : max(product.innerCount, 1)) {
+                let left = product.innerCount - block
+                if isParted { part.innerCount = min(8, left) }
+                let isLast = !isParted || outer == product.outerCount - 1 && left <= 8
+                part.lastQuads = isLast ? product.lastQuads : 4
+                let blocks = part.outerCount * part.innerCount
+                let following = isLast ? product.following : product.following.map { _ in weights + blocks * 512 }
+                let first = product.a + outer * product.outerStride + block * product.innerStride
+                for index in 0..<tiles {
+                    let pixel = index * 14
+                    let sums = tile + (isParted ? index * 448 : 0)
+                    let begun = weights > product.weights ? UnsafePointer(sums) : nil
+                    let fetch = Fetch(following, blocks: blocks, index: index, of: tiles)
+                    if isLast, count - pixel >= 14, epilogue.pixelOffsets == nil {
+                        tile14x2(
+                            part, first + pixel * 16, weights, epilogue.output + pixel * 16, 16,
+                            second: epilogue.blockStride, bias: epilogue.bias,
+                            residual: epilogue.residual.map { $0 + pixel * 16 }, relu: epilogue.relu, sums: begun,
+                            fetch: fetch)
+                        continue
+                    }
+                    if count - pixel <= 8 {
+                        tile8x2(part, first + pixel * 16, weights, sums, sums: begun, fetch: fetch)
+                    } else {
+                        tile14x2(part, first + pixel * 16, weights, sums, sums: begun, fetch: fetch)
+                    }
+                    if isLast { storeTile(epilogue, sums, pixel, min(14, count - pixel), 0, 2) }
+                }
+                weights += blocks * 512
+            }
         }
     #else
         let laneStep = 2 * vectorWidth
@@ -1097,12 +1318,18 @@ func bandProduct(_ product: BandProduct) {
                     part.innerCount = min(8, left)
                     part.lastQuads = outer == product.outerCount - 1 && left <= 8 ? product.lastQuads : 4
                     part.accumulates = weights > product.weights
+                    let isLast = outer == product.outerCount - 1 && left <= 8
+                    let following =
+                        isLast ? product.following : product.following.map { _ in weights + part.innerCount * 512 }
                     let first = product.a + outer * product.outerStride + block * product.innerStride
                     for lane in 0..<lanes {
                         for index in 0..<tiles {
                             tile6x2(
                                 part, first + index * 96, weights + lane * laneStep,
-                                tile + (lane * tiles + index) * 6 * laneStep)
+                                tile + (lane * tiles + index) * 6 * laneStep,
+                                fetch: Fetch(
+                                    following, blocks: part.innerCount, index: lane * tiles + index,
+                                    of: lanes * tiles))
                         }
                     }
                     weights += part.innerCount * 512
@@ -1160,6 +1387,542 @@ private func storeTile(
             if let residual = epilogue.residual { value += load(residual + start + place) }
             if epilogue.relu { value.replace(with: Vector.zero, where: value .< Vector.zero) }
             store(value, output + place)
+        }
+    }
+}
+
+// Register tiles of few input channels. The stride between pixels is a constant in the usual cases, so that it costs no
+// registers.
+
+#if GRAFT_AVX512
+    /// 14 pixels × two vectors of output channels of a ``DenseProduct``; `stride` floats lie between the pixels.
+    @inline(__always)
+    private func denseTile14x2(
+        _ stride: Int, _ product: DenseProduct, _ first: UnsafePointer<Float>, _ weights: UnsafePointer<Float>,
+        _ result: UnsafeMutablePointer<Float>, _ pitch: Int, _ second: Int, _ bias: UnsafePointer<Float>?,
+        _ residual: UnsafePointer<Float>?, _ relu: Bool
+    ) {
+        var c0a = Vector.zero, c0b = Vector.zero
+        var c1a = Vector.zero, c1b = Vector.zero
+        var c2a = Vector.zero, c2b = Vector.zero
+        var c3a = Vector.zero, c3b = Vector.zero
+        var c4a = Vector.zero, c4b = Vector.zero
+        var c5a = Vector.zero, c5b = Vector.zero
+        var c6a = Vector.zero, c6b = Vector.zero
+        var c7a = Vector.zero, c7b = Vector.zero
+        var c8a = Vector.zero, c8b = Vector.zero
+        var c9a = Vector.zero, c9b = Vector.zero
+        var c10a = Vector.zero, c10b = Vector.zero
+        var c11a = Vector.zero, c11b = Vector.zero
+        var c12a = Vector.zero, c12b = Vector.zero
+        var c13a = Vector.zero, c13b = Vector.zero
+        var w = weights
+        for outer in 0..<product.outerCount {
+            for inner in 0..<product.innerCount {
+                var a = first + (outer * product.outerStride + inner * product.innerStride)
+                for _ in 0..<product.run {
+                    let wa = load(w)
+                    let wb = load(w + vectorWidth)
+                    let x0 = Vector(repeating: a[0 * stride])
+                    c0a = multiplyAdd(c0a, x0, wa)
+                    c0b = multiplyAdd(c0b, x0, wb)
+                    let x1 = Vector(repeating: a[1 * stride])
+                    c1a = multiplyAdd(c1a, x1, wa)
+                    c1b = multiplyAdd(c1b, x1, wb)
+                    let x2 = Vector(repeating: a[2 * stride])
+                    c2a = multiplyAdd(c2a, x2, wa)
+                    c2b = multiplyAdd(c2b, x2, wb)
+                    let x3 = Vector(repeating: a[3 * stride])
+                    c3a = multiplyAdd(c3a, x3, wa)
+                    c3b = multiplyAdd(c3b, x3, wb)
+                    let x4 = Vector(repeating: a[4 * stride])
+                    c4a = multiplyAdd(c4a, x4, wa)
+                    c4b = multiplyAdd(c4b, x4, wb)
+                    let x5 = Vector(repeating: a[5 * stride])
+                    c5a = multiplyAdd(c5a, x5, wa)
+                    c5b = multiplyAdd(c5b, x5, wb)
+                    let x6 = Vector(repeating: a[6 * stride])
+                    c6a = multiplyAdd(c6a, x6, wa)
+                    c6b = multiplyAdd(c6b, x6, wb)
+                    let x7 = Vector(repeating: a[7 * stride])
+                    c7a = multiplyAdd(c7a, x7, wa)
+                    c7b = multiplyAdd(c7b, x7, wb)
+                    let x8 = Vector(repeating: a[8 * stride])
+                    c8a = multiplyAdd(c8a, x8, wa)
+                    c8b = multiplyAdd(c8b, x8, wb)
+                    let x9 = Vector(repeating: a[9 * stride])
+                    c9a = multiplyAdd(c9a, x9, wa)
+                    c9b = multiplyAdd(c9b, x9, wb)
+                    let x10 = Vector(repeating: a[10 * stride])
+                    c10a = multiplyAdd(c10a, x10, wa)
+                    c10b = multiplyAdd(c10b, x10, wb)
+                    let x11 = Vector(repeating: a[11 * stride])
+                    c11a = multiplyAdd(c11a, x11, wa)
+                    c11b = multiplyAdd(c11b, x11, wb)
+                    let x12 = Vector(repeating: a[12 * stride])
+                    c12a = multiplyAdd(c12a, x12, wa)
+                    c12b = multiplyAdd(c12b, x12, wb)
+                    let x13 = Vector(repeating: a[13 * stride])
+                    c13a = multiplyAdd(c13a, x13, wa)
+                    c13b = multiplyAdd(c13b, x13, wb)
+                    a += 1
+                    w += 32
+                }
+            }
+        }
+        if let bias {
+            let left = load(bias), right = load(bias + vectorWidth)
+            c0a += left
+            c0b += right
+            c1a += left
+            c1b += right
+            c2a += left
+            c2b += right
+            c3a += left
+            c3b += right
+            c4a += left
+            c4b += right
+            c5a += left
+            c5b += right
+            c6a += left
+            c6b += right
+            c7a += left
+            c7b += right
+            c8a += left
+            c8b += right
+            c9a += left
+            c9b += right
+            c10a += left
+            c10b += right
+            c11a += left
+            c11b += right
+            c12a += left
+            c12b += right
+            c13a += left
+            c13b += right
+        }
+        if let residual {
+            c0a += load(residual + 0 * pitch)
+            c0b += load(residual + 0 * pitch + second)
+            c1a += load(residual + 1 * pitch)
+            c1b += load(residual + 1 * pitch + second)
+            c2a += load(residual + 2 * pitch)
+            c2b += load(residual + 2 * pitch + second)
+            c3a += load(residual + 3 * pitch)
+            c3b += load(residual + 3 * pitch + second)
+            c4a += load(residual + 4 * pitch)
+            c4b += load(residual + 4 * pitch + second)
+            c5a += load(residual + 5 * pitch)
+            c5b += load(residual + 5 * pitch + second)
+            c6a += load(residual + 6 * pitch)
+            c6b += load(residual + 6 * pitch + second)
+            c7a += load(residual + 7 * pitch)
+            c7b += load(residual + 7 * pitch + second)
+            c8a += load(residual + 8 * pitch)
+            c8b += load(residual + 8 * pitch + second)
+            c9a += load(residual + 9 * pitch)
+            c9b += load(residual + 9 * pitch + second)
+            c10a += load(residual + 10 * pitch)
+            c10b += load(residual + 10 * pitch + second)
+            c11a += load(residual + 11 * pitch)
+            c11b += load(residual + 11 * pitch + second)
+            c12a += load(residual + 12 * pitch)
+            c12b += load(residual + 12 * pitch + second)
+            c13a += load(residual + 13 * pitch)
+            c13b += load(residual + 13 * pitch + second)
+        }
+        if relu {
+            c0a.replace(with: Vector.zero, where: c0a .< Vector.zero)
+            c0b.replace(with: Vector.zero, where: c0b .< Vector.zero)
+            c1a.replace(with: Vector.zero, where: c1a .< Vector.zero)
+            c1b.replace(with: Vector.zero, where: c1b .< Vector.zero)
+            c2a.replace(with: Vector.zero, where: c2a .< Vector.zero)
+            c2b.replace(with: Vector.zero, where: c2b .< Vector.zero)
+            c3a.replace(with: Vector.zero, where: c3a .< Vector.zero)
+            c3b.replace(with: Vector.zero, where: c3b .< Vector.zero)
+            c4a.replace(with: Vector.zero, where: c4a .< Vector.zero)
+            c4b.replace(with: Vector.zero, where: c4b .< Vector.zero)
+            c5a.replace(with: Vector.zero, where: c5a .< Vector.zero)
+            c5b.replace(with: Vector.zero, where: c5b .< Vector.zero)
+            c6a.replace(with: Vector.zero, where: c6a .< Vector.zero)
+            c6b.replace(with: Vector.zero, where: c6b .< Vector.zero)
+            c7a.replace(with: Vector.zero, where: c7a .< Vector.zero)
+            c7b.replace(with: Vector.zero, where: c7b .< Vector.zero)
+            c8a.replace(with: Vector.zero, where: c8a .< Vector.zero)
+            c8b.replace(with: Vector.zero, where: c8b .< Vector.zero)
+            c9a.replace(with: Vector.zero, where: c9a .< Vector.zero)
+            c9b.replace(with: Vector.zero, where: c9b .< Vector.zero)
+            c10a.replace(with: Vector.zero, where: c10a .< Vector.zero)
+            c10b.replace(with: Vector.zero, where: c10b .< Vector.zero)
+            c11a.replace(with: Vector.zero, where: c11a .< Vector.zero)
+            c11b.replace(with: Vector.zero, where: c11b .< Vector.zero)
+            c12a.replace(with: Vector.zero, where: c12a .< Vector.zero)
+            c12b.replace(with: Vector.zero, where: c12b .< Vector.zero)
+            c13a.replace(with: Vector.zero, where: c13a .< Vector.zero)
+            c13b.replace(with: Vector.zero, where: c13b .< Vector.zero)
+        }
+        store(c0a, result + 0 * pitch)
+        store(c0b, result + 0 * pitch + second)
+        store(c1a, result + 1 * pitch)
+        store(c1b, result + 1 * pitch + second)
+        store(c2a, result + 2 * pitch)
+        store(c2b, result + 2 * pitch + second)
+        store(c3a, result + 3 * pitch)
+        store(c3b, result + 3 * pitch + second)
+        store(c4a, result + 4 * pitch)
+        store(c4b, result + 4 * pitch + second)
+        store(c5a, result + 5 * pitch)
+        store(c5b, result + 5 * pitch + second)
+        store(c6a, result + 6 * pitch)
+        store(c6b, result + 6 * pitch + second)
+        store(c7a, result + 7 * pitch)
+        store(c7b, result + 7 * pitch + second)
+        store(c8a, result + 8 * pitch)
+        store(c8b, result + 8 * pitch + second)
+        store(c9a, result + 9 * pitch)
+        store(c9b, result + 9 * pitch + second)
+        store(c10a, result + 10 * pitch)
+        store(c10b, result + 10 * pitch + second)
+        store(c11a, result + 11 * pitch)
+        store(c11b, result + 11 * pitch + second)
+        store(c12a, result + 12 * pitch)
+        store(c12b, result + 12 * pitch + second)
+        store(c13a, result + 13 * pitch)
+        store(c13b, result + 13 * pitch + second)
+    }
+
+    /// 8 pixels × two vectors of output channels of a ``DenseProduct``; `stride` floats lie between the pixels.
+    @inline(__always)
+    private func denseTile8x2(
+        _ stride: Int, _ product: DenseProduct, _ first: UnsafePointer<Float>, _ weights: UnsafePointer<Float>,
+        _ result: UnsafeMutablePointer<Float>, _ pitch: Int, _ second: Int, _ bias: UnsafePointer<Float>?,
+        _ residual: UnsafePointer<Float>?, _ relu: Bool
+    ) {
+        var c0a = Vector.zero, c0b = Vector.zero
+        var c1a = Vector.zero, c1b = Vector.zero
+        var c2a = Vector.zero, c2b = Vector.zero
+        var c3a = Vector.zero, c3b = Vector.zero
+        var c4a = Vector.zero, c4b = Vector.zero
+        var c5a = Vector.zero, c5b = Vector.zero
+        var c6a = Vector.zero, c6b = Vector.zero
+        var c7a = Vector.zero, c7b = Vector.zero
+        var w = weights
+        for outer in 0..<product.outerCount {
+            for inner in 0..<product.innerCount {
+                var a = first + (outer * product.outerStride + inner * product.innerStride)
+                for _ in 0..<product.run {
+                    let wa = load(w)
+                    let wb = load(w + vectorWidth)
+                    let x0 = Vector(repeating: a[0 * stride])
+                    c0a = multiplyAdd(c0a, x0, wa)
+                    c0b = multiplyAdd(c0b, x0, wb)
+                    let x1 = Vector(repeating: a[1 * stride])
+                    c1a = multiplyAdd(c1a, x1, wa)
+                    c1b = multiplyAdd(c1b, x1, wb)
+                    let x2 = Vector(repeating: a[2 * stride])
+                    c2a = multiplyAdd(c2a, x2, wa)
+                    c2b = multiplyAdd(c2b, x2, wb)
+                    let x3 = Vector(repeating: a[3 * stride])
+                    c3a = multiplyAdd(c3a, x3, wa)
+                    c3b = multiplyAdd(c3b, x3, wb)
+                    let x4 = Vector(repeating: a[4 * stride])
+                    c4a = multiplyAdd(c4a, x4, wa)
+                    c4b = multiplyAdd(c4b, x4, wb)
+                    let x5 = Vector(repeating: a[5 * stride])
+                    c5a = multiplyAdd(c5a, x5, wa)
+                    c5b = multiplyAdd(c5b, x5, wb)
+                    let x6 = Vector(repeating: a[6 * stride])
+                    c6a = multiplyAdd(c6a, x6, wa)
+                    c6b = multiplyAdd(c6b, x6, wb)
+                    let x7 = Vector(repeating: a[7 * stride])
+                    c7a = multiplyAdd(c7a, x7, wa)
+                    c7b = multiplyAdd(c7b, x7, wb)
+                    a += 1
+                    w += 32
+                }
+            }
+        }
+        if let bias {
+            let left = load(bias), right = load(bias + vectorWidth)
+            c0a += left
+            c0b += right
+            c1a += left
+            c1b += right
+            c2a += left
+            c2b += right
+            c3a += left
+            c3b += right
+            c4a += left
+            c4b += right
+            c5a += left
+            c5b += right
+            c6a += left
+            c6b += right
+            c7a += left
+            c7b += right
+        }
+        if let residual {
+            c0a += load(residual + 0 * pitch)
+            c0b += load(residual + 0 * pitch + second)
+            c1a += load(residual + 1 * pitch)
+            c1b += load(residual + 1 * pitch + second)
+            c2a += load(residual + 2 * pitch)
+            c2b += load(residual + 2 * pitch + second)
+            c3a += load(residual + 3 * pitch)
+            c3b += load(residual + 3 * pitch + second)
+            c4a += load(residual + 4 * pitch)
+            c4b += load(residual + 4 * pitch + second)
+            c5a += load(residual + 5 * pitch)
+            c5b += load(residual + 5 * pitch + second)
+            c6a += load(residual + 6 * pitch)
+            c6b += load(residual + 6 * pitch + second)
+            c7a += load(residual + 7 * pitch)
+            c7b += load(residual + 7 * pitch + second)
+        }
+        if relu {
+            c0a.replace(with: Vector.zero, where: c0a .< Vector.zero)
+            c0b.replace(with: Vector.zero, where: c0b .< Vector.zero)
+            c1a.replace(with: Vector.zero, where: c1a .< Vector.zero)
+            c1b.replace(with: Vector.zero, where: c1b .< Vector.zero)
+            c2a.replace(with: Vector.zero, where: c2a .< Vector.zero)
+            c2b.replace(with: Vector.zero, where: c2b .< Vector.zero)
+            c3a.replace(with: Vector.zero, where: c3a .< Vector.zero)
+            c3b.replace(with: Vector.zero, where: c3b .< Vector.zero)
+            c4a.replace(with: Vector.zero, where: c4a .< Vector.zero)
+            c4b.replace(with: Vector.zero, where: c4b .< Vector.zero)
+            c5a.replace(with: Vector.zero, where: c5a .< Vector.zero)
+            c5b.replace(with: Vector.zero, where: c5b .< Vector.zero)
+            c6a.replace(with: Vector.zero, where: c6a .< Vector.zero)
+            c6b.replace(with: Vector.zero, where: c6b .< Vector.zero)
+            c7a.replace(with: Vector.zero, where: c7a .< Vector.zero)
+            c7b.replace(with: Vector.zero, where: c7b .< Vector.zero)
+        }
+        store(c0a, result + 0 * pitch)
+        store(c0b, result + 0 * pitch + second)
+        store(c1a, result + 1 * pitch)
+        store(c1b, result + 1 * pitch + second)
+        store(c2a, result + 2 * pitch)
+        store(c2b, result + 2 * pitch + second)
+        store(c3a, result + 3 * pitch)
+        store(c3b, result + 3 * pitch + second)
+        store(c4a, result + 4 * pitch)
+        store(c4b, result + 4 * pitch + second)
+        store(c5a, result + 5 * pitch)
+        store(c5b, result + 5 * pitch + second)
+        store(c6a, result + 6 * pitch)
+        store(c6b, result + 6 * pitch + second)
+        store(c7a, result + 7 * pitch)
+        store(c7b, result + 7 * pitch + second)
+    }
+
+#else
+    /// 6 pixels × two vectors of output channels of a ``DenseProduct``; `stride` floats lie between the pixels.
+    @inline(__always)
+    private func denseTile6x2(
+        _ stride: Int, _ product: DenseProduct, _ first: UnsafePointer<Float>, _ weights: UnsafePointer<Float>,
+        _ result: UnsafeMutablePointer<Float>, _ pitch: Int, _ second: Int, _ bias: UnsafePointer<Float>?,
+        _ residual: UnsafePointer<Float>?, _ relu: Bool
+    ) {
+        var c0a = Vector.zero, c0b = Vector.zero
+        var c1a = Vector.zero, c1b = Vector.zero
+        var c2a = Vector.zero, c2b = Vector.zero
+        var c3a = Vector.zero, c3b = Vector.zero
+        var c4a = Vector.zero, c4b = Vector.zero
+        var c5a = Vector.zero, c5b = Vector.zero
+        var w = weights
+        for outer in 0..<product.outerCount {
+            for inner in 0..<product.innerCount {
+                var a = first + (outer * product.outerStride + inner * product.innerStride)
+                for _ in 0..<product.run {
+                    let wa = load(w)
+                    let wb = load(w + vectorWidth)
+                    let x0 = Vector(repeating: a[0 * stride])
+                    c0a = multiplyAdd(c0a, x0, wa)
+                    c0b = multiplyAdd(c0b, x0, wb)
+                    let x1 = Vector(repeating: a[1 * stride])
+                    c1a = multiplyAdd(c1a, x1, wa)
+                    c1b = multiplyAdd(c1b, x1, wb)
+                    let x2 = Vector(repeating: a[2 * stride])
+                    c2a = multiplyAdd(c2a, x2, wa)
+                    c2b = multiplyAdd(c2b, x2, wb)
+                    let x3 = Vector(repeating: a[3 * stride])
+                    c3a = multiplyAdd(c3a, x3, wa)
+                    c3b = multiplyAdd(c3b, x3, wb)
+                    let x4 = Vector(repeating: a[4 * stride])
+                    c4a = multiplyAdd(c4a, x4, wa)
+                    c4b = multiplyAdd(c4b, x4, wb)
+                    let x5 = Vector(repeating: a[5 * stride])
+                    c5a = multiplyAdd(c5a, x5, wa)
+                    c5b = multiplyAdd(c5b, x5, wb)
+                    a += 1
+                    w += 32
+                }
+            }
+        }
+        if let bias {
+            let left = load(bias), right = load(bias + vectorWidth)
+            c0a += left
+            c0b += right
+            c1a += left
+            c1b += right
+            c2a += left
+            c2b += right
+            c3a += left
+            c3b += right
+            c4a += left
+            c4b += right
+            c5a += left
+            c5b += right
+        }
+        if let residual {
+            c0a += load(residual + 0 * pitch)
+            c0b += load(residual + 0 * pitch + second)
+            c1a += load(residual + 1 * pitch)
+            c1b += load(residual + 1 * pitch + second)
+            c2a += load(residual + 2 * pitch)
+            c2b += load(residual + 2 * pitch + second)
+            c3a += load(residual + 3 * pitch)
+            c3b += load(residual + 3 * pitch + second)
+            c4a += load(residual + 4 * pitch)
+            c4b += load(residual + 4 * pitch + second)
+            c5a += load(residual + 5 * pitch)
+            c5b += load(residual + 5 * pitch + second)
+        }
+        if relu {
+            c0a.replace(with: Vector.zero, where: c0a .< Vector.zero)
+            c0b.replace(with: Vector.zero, where: c0b .< Vector.zero)
+            c1a.replace(with: Vector.zero, where: c1a .< Vector.zero)
+            c1b.replace(with: Vector.zero, where: c1b .< Vector.zero)
+            c2a.replace(with: Vector.zero, where: c2a .< Vector.zero)
+            c2b.replace(with: Vector.zero, where: c2b .< Vector.zero)
+            c3a.replace(with: Vector.zero, where: c3a .< Vector.zero)
+            c3b.replace(with: Vector.zero, where: c3b .< Vector.zero)
+            c4a.replace(with: Vector.zero, where: c4a .< Vector.zero)
+            c4b.replace(with: Vector.zero, where: c4b .< Vector.zero)
+            c5a.replace(with: Vector.zero, where: c5a .< Vector.zero)
+            c5b.replace(with: Vector.zero, where: c5b .< Vector.zero)
+        }
+        store(c0a, result + 0 * pitch)
+        store(c0b, result + 0 * pitch + second)
+        store(c1a, result + 1 * pitch)
+        store(c1b, result + 1 * pitch + second)
+        store(c2a, result + 2 * pitch)
+        store(c2b, result + 2 * pitch + second)
+        store(c3a, result + 3 * pitch)
+        store(c3b, result + 3 * pitch + second)
+        store(c4a, result + 4 * pitch)
+        store(c4b, result + 4 * pitch + second)
+        store(c5a, result + 5 * pitch)
+        store(c5b, result + 5 * pitch + second)
+    }
+
+#endif
+
+/// A tile of a row of ``DenseProduct``; all its pixels are summed.
+@inline(__always)
+private func denseTile(
+    _ stride: Int, _ rows: Int, _ product: DenseProduct, _ first: UnsafePointer<Float>,
+    _ weights: UnsafePointer<Float>, _ result: UnsafeMutablePointer<Float>, _ pitch: Int, _ second: Int,
+    _ bias: UnsafePointer<Float>?, _ residual: UnsafePointer<Float>?, _ relu: Bool
+) {
+    #if GRAFT_AVX512
+        if rows == 8 {
+            denseTile8x2(stride, product, first, weights, result, pitch, second, bias, residual, relu)
+        } else {
+            denseTile14x2(stride, product, first, weights, result, pitch, second, bias, residual, relu)
+        }
+    #else
+        denseTile6x2(stride, product, first, weights, result, pitch, second, bias, residual, relu)
+    #endif
+}
+
+/// ``denseRow(_:_:)`` for one stride.
+@inline(__always)
+private func denseRow(_ product: DenseProduct, _ stride: Int) {
+    let count = product.pixelCount
+    let epilogue = product.epilogue
+    for lane in Swift.stride(from: 0, to: product.blockCount * 16, by: 2 * vectorWidth) {
+        let place = lane / 16 * epilogue.blockStride + lane % 16
+        // Two vectors of one block, or one of each.
+        let second = vectorWidth == 16 ? epilogue.blockStride : vectorWidth
+        var pixel = 0
+        while pixel < count {
+            #if GRAFT_AVX512
+                let rows = count - pixel <= 8 ? 8 : 14
+            #else
+                let rows = 6
+            #endif
+            let first = product.rows + pixel * stride
+            let output = place + pixel * 16
+            if pixel + rows <= count, product.blockCount * 16 >= 2 * vectorWidth {
+                denseTile(
+                    stride, rows, product, first, product.weights + lane, epilogue.output + output, 16, second,
+                    epilogue.bias.map { $0 + lane }, epilogue.residual.map { $0 + output }, epilogue.relu)
+            } else {
+                denseTile(
+                    stride, rows, product, first, product.weights + lane, product.tile, 2 * vectorWidth, vectorWidth,
+                    nil, nil, false)
+                storeTile(
+                    epilogue, product.tile, pixel, min(rows, count - pixel), lane,
+                    min(2, product.blockCount * 16 / vectorWidth))
+            }
+            pixel += rows
+        }
+    }
+}
+
+@inline(never) private func denseRow3(_ product: DenseProduct) { denseRow(product, 3) }
+@inline(never) private func denseRow6(_ product: DenseProduct) { denseRow(product, 6) }
+@inline(never) private func denseRow12(_ product: DenseProduct) { denseRow(product, 12) }
+@inline(never) private func denseRowOfAnyStride(_ product: DenseProduct) { denseRow(product, product.pixelStride) }
+
+/// One row of the grid times one output block; see ``DenseProduct``.
+@inline(never)
+func denseProduct(_ product: DenseProduct) {
+    switch product.pixelStride {
+    case 3: denseRow3(product)
+    case 6: denseRow6(product)
+    case 12: denseRow12(product)
+    default: denseRowOfAnyStride(product)
+    }
+}
+
+/// Copies rows of pixels without the lanes that they do not have; see ``DenseRows``.
+@inline(never)
+func keepDenseRows(_ rows: DenseRows) {
+    let channels = rows.channels
+    let from = min(max(-rows.left, 0), rows.columnCount)
+    let end = max(min(rows.sourceWidth - rows.left, rows.columnCount), from)
+    for row in 0..<rows.rowCount {
+        let sourceRow = rows.first + row
+        var target = UnsafeMutableRawPointer(rows.target + row * rows.rowFloats)
+        let exists = sourceRow >= 0 && sourceRow < rows.sourceHeight
+        let low = exists ? from : rows.columnCount
+        let high = exists ? end : rows.columnCount
+        // Whole vectors are written; the next pixel overwrites the lanes too many.
+        for _ in 0..<low {
+            target.storeBytes(of: SIMD8<Float>.zero, as: SIMD8<Float>.self)
+            target += channels * 4
+        }
+        if low < high {
+            var source = UnsafeRawPointer(rows.source + (sourceRow * rows.sourceWidth + rows.left + low) * 16)
+            if channels <= 4 {
+                for _ in low..<high {
+                    target.storeBytes(of: source.load(as: SIMD4<Float>.self), as: SIMD4<Float>.self)
+                    source += 64
+                    target += channels * 4
+                }
+            } else {
+                for _ in low..<high {
+                    target.storeBytes(of: source.load(as: SIMD8<Float>.self), as: SIMD8<Float>.self)
+                    source += 64
+                    target += channels * 4
+                }
+            }
+        }
+        for _ in high..<rows.columnCount {
+            target.storeBytes(of: SIMD8<Float>.zero, as: SIMD8<Float>.self)
+            target += channels * 4
         }
     }
 }
@@ -1537,46 +2300,54 @@ func winogradProducts(_ products: WinogradProducts, _ first: Int, _ elementCount
             output: products.target, blockStride: 0, bias: nil, residual: nil, relu: false, pixelOffsets: nil),
         tile: products.target)
     let count = products.tileCount
+    // A few input blocks at a time: their weights stay in the first-level cache from one tile to the next, and those that
+    // follow come in meanwhile.
+    let blocks = 8
     for index in first..<first + elementCount {
         product.a = products.transformed + index * products.transformedStride
         product.weights = products.weights + index * products.inputBlockCount * 512
         let target = products.target + index * products.targetStride
-        #if GRAFT_AVX512
-            var tile = 0
-            while tile < count {
-                let first = product.a + tile * 16
-                let result = target + tile * 32
-                if products.blockCount == 1 {
-                    tile14x1(product, first, product.weights, result)
-                    tile += 14
-                } else if count - tile <= 8 {
-                    tile8x2(product, first, product.weights, result)
-                    tile += 8
-                } else {
-                    tile14x2(product, first, product.weights, result)
-                    tile += 14
-                }
-            }
-        #else
-            // A few input blocks at a time: their weights stay in the first-level cache from one tile to the next.
-            let blocks = 8
-            for lane in stride(from: 0, to: products.blockCount * 16, by: 2 * vectorWidth) {
-                let lanes = target + lane * products.capacity
-                for block in stride(from: 0, to: products.inputBlockCount, by: blocks) {
-                    let left = products.inputBlockCount - block
-                    product.innerCount = min(blocks, left)
-                    product.lastQuads = left <= blocks ? products.lastQuads : 4
-                    product.accumulates = block > 0
-                    let first = product.a + block * product.innerStride
-                    let weights = product.weights + (block * 512 + lane)
-                    var tile = 0
-                    while tile < count {
-                        tile6x2(product, first + tile * 16, weights, lanes + tile * 2 * vectorWidth)
-                        tile += 6
+        let behind =
+            index == first + elementCount - 1
+            ? products.following : UnsafePointer(product.weights + products.inputBlockCount * 512)
+        for block in stride(from: 0, to: products.inputBlockCount, by: blocks) {
+            let left = products.inputBlockCount - block
+            product.innerCount = min(blocks, left)
+            product.lastQuads = left <= blocks ? products.lastQuads : 4
+            product.accumulates = block > 0
+            let a = product.a + block * product.innerStride
+            let weights = product.weights + block * 512
+            let following = left <= blocks ? behind : weights + blocks * 512
+            #if GRAFT_AVX512
+                let tiles = (count + 13) / 14
+                for number in 0..<tiles {
+                    let tile = number * 14
+                    let result = target + tile * 32
+                    let sums = block > 0 ? UnsafePointer(result) : nil
+                    let fetch = Fetch(following, blocks: product.innerCount, index: number, of: tiles)
+                    if products.blockCount == 1 {
+                        tile14x1(product, a + tile * 16, weights, result)
+                    } else if count - tile <= 8 {
+                        tile8x2(product, a + tile * 16, weights, result, sums: sums, fetch: fetch)
+                    } else {
+                        tile14x2(product, a + tile * 16, weights, result, sums: sums, fetch: fetch)
                     }
                 }
-            }
-        #endif
+            #else
+                let tiles = (count + 5) / 6
+                let lanes = products.blockCount * 16 / (2 * vectorWidth)
+                for lane in 0..<lanes {
+                    for number in 0..<tiles {
+                        tile6x2(
+                            product, a + number * 96, weights + lane * 2 * vectorWidth,
+                            target + (lane * products.capacity + number * 6) * 2 * vectorWidth,
+                            fetch: Fetch(
+                                following, blocks: product.innerCount, index: lane * tiles + number,
+                                of: lanes * tiles))
+                    }
+                }
+            #endif
+        }
     }
 }
 
@@ -2767,6 +3538,7 @@ package func makeKernelTable() -> KernelTable {
     #endif
     return KernelTable(
         name: name, tileRows: tileRows, bandProduct: bandProduct, gather: gather, gatherDense: gatherDense,
+        keepDenseRows: keepDenseRows, denseProduct: denseProduct,
         outerProduct: outerProduct, transpose16: transpose16, sumPartials: sumPartials,
         winogradInput: winogradInput, winogradProducts: winogradProducts, winogradOutput: winogradOutput,
         winogradWeight: winogradWeight, winogradGradient: winogradGradient,

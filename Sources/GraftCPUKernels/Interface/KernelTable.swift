@@ -26,13 +26,15 @@ package struct BandProduct {
     package var epilogue: BandEpilogue
     /// ``bandTileFloats`` floats that the kernel may use.
     package var tile: UnsafeMutablePointer<Float>
-    /// Whether register tiles continue sums that are in memory; the 6 × 2 tile only.
+    /// Whether register tiles continue the sums that are in their result's place; for the kernels' own use.
     package var accumulates = false
+    /// The weights that are read after these, fetched meanwhile; nil where a cache holds all of them.
+    package var following: UnsafePointer<Float>?
 
     package init(
         a: UnsafePointer<Float>, outerCount: Int, outerStride: Int, innerCount: Int, innerStride: Int, lastQuads: Int,
         pixelCount: Int, weights: UnsafePointer<Float>, weightSkip: Int = 0, blockCount: Int, epilogue: BandEpilogue,
-        tile: UnsafeMutablePointer<Float>
+        tile: UnsafeMutablePointer<Float>, following: UnsafePointer<Float>? = nil
     ) {
         self.a = a
         self.outerCount = outerCount
@@ -46,6 +48,7 @@ package struct BandProduct {
         self.blockCount = blockCount
         self.epilogue = epilogue
         self.tile = tile
+        self.following = following
     }
 }
 
@@ -73,6 +76,80 @@ package struct BandEpilogue {
         self.residual = residual
         self.relu = relu
         self.pixelOffsets = pixelOffsets
+    }
+}
+
+/// Rows of an image of at most 8 channels, to be copied without the other lanes, with zeros around.
+package struct DenseRows {
+    /// Channel block 0 of one image, `[H][W][16]`; lanes that are no channels are zero.
+    package var source: UnsafePointer<Float>
+    package var sourceHeight: Int
+    package var sourceWidth: Int
+    package var channels: Int
+    /// The first row, and the first column of each; they may lie outside.
+    package var first: Int
+    package var left: Int
+    package var rowCount: Int
+    package var columnCount: Int
+    /// `[row][column][channels]`, `rowFloats` ≥ columns · channels + 8 from row to row.
+    package var target: UnsafeMutablePointer<Float>
+    package var rowFloats: Int
+
+    package init(
+        source: UnsafePointer<Float>, sourceHeight: Int, sourceWidth: Int, channels: Int, first: Int, left: Int,
+        rowCount: Int, columnCount: Int, target: UnsafeMutablePointer<Float>, rowFloats: Int
+    ) {
+        self.source = source
+        self.sourceHeight = sourceHeight
+        self.sourceWidth = sourceWidth
+        self.channels = channels
+        self.first = first
+        self.left = left
+        self.rowCount = rowCount
+        self.columnCount = columnCount
+        self.target = target
+        self.rowFloats = rowFloats
+    }
+}
+
+/// A row of a convolution's grid times one output block, over rows that ``DenseRows`` kept:
+/// `result[p][k] = Σ rows[p · pixelStride + outer · outerStride + inner · innerStride + t] · weights[outer][inner][t][k]`,
+/// t below `run`. Pixels behind the last up to the next multiple of the tile's rows are read, never used.
+package struct DenseProduct {
+    package var rows: UnsafePointer<Float>
+    package var pixelStride: Int
+    package var outerCount: Int
+    package var outerStride: Int
+    package var innerCount: Int
+    package var innerStride: Int
+    package var run: Int
+    /// `[outer][inner][run][32]`.
+    package var weights: UnsafePointer<Float>
+    package var pixelCount: Int
+    /// Activation blocks of 16 that the output block has: 1 or 2.
+    package var blockCount: Int
+    /// Without offsets.
+    package var epilogue: BandEpilogue
+    /// ``bandTileFloats`` floats that the kernel may use.
+    package var tile: UnsafeMutablePointer<Float>
+
+    package init(
+        rows: UnsafePointer<Float>, pixelStride: Int, outerCount: Int, outerStride: Int, innerCount: Int,
+        innerStride: Int, run: Int, weights: UnsafePointer<Float>, pixelCount: Int, blockCount: Int,
+        epilogue: BandEpilogue, tile: UnsafeMutablePointer<Float>
+    ) {
+        self.rows = rows
+        self.pixelStride = pixelStride
+        self.outerCount = outerCount
+        self.outerStride = outerStride
+        self.innerCount = innerCount
+        self.innerStride = innerStride
+        self.run = run
+        self.weights = weights
+        self.pixelCount = pixelCount
+        self.blockCount = blockCount
+        self.epilogue = epilogue
+        self.tile = tile
     }
 }
 
@@ -295,6 +372,8 @@ package struct WinogradProducts {
     package var capacity: Int
     /// `[36][input block][16][32]`.
     package var weights: UnsafePointer<Float>
+    /// The weights that are read after those of the last element.
+    package var following: UnsafePointer<Float>?
     /// Activation blocks of 16 that the output block has: 1 or 2.
     package var blockCount: Int
     /// 36 of `32 · capacity` floats in an order that only `winogradOutput` of the same variant knows.
@@ -304,8 +383,8 @@ package struct WinogradProducts {
 
     package init(
         transformed: UnsafePointer<Float>, transformedStride: Int, inputBlockCount: Int, lastQuads: Int, tileCount: Int,
-        capacity: Int, weights: UnsafePointer<Float>, blockCount: Int, target: UnsafeMutablePointer<Float>,
-        targetStride: Int
+        capacity: Int, weights: UnsafePointer<Float>, following: UnsafePointer<Float>?, blockCount: Int,
+        target: UnsafeMutablePointer<Float>, targetStride: Int
     ) {
         self.transformed = transformed
         self.transformedStride = transformedStride
@@ -314,6 +393,7 @@ package struct WinogradProducts {
         self.tileCount = tileCount
         self.capacity = capacity
         self.weights = weights
+        self.following = following
         self.blockCount = blockCount
         self.target = target
         self.targetStride = targetStride
@@ -421,6 +501,10 @@ package struct KernelTable {
     package var gather: (_ gather: Gather, _ first: Int, _ count: Int) -> Void
     /// The same with the reduction dense over taps and channels.
     package var gatherDense: (_ gather: Gather, _ first: Int, _ count: Int) -> Void
+    /// Keeps the rows that a band of grid rows sees.
+    package var keepDenseRows: (DenseRows) -> Void
+    /// One row of a grid times one output block.
+    package var denseProduct: (DenseProduct) -> Void
     /// `(product, x, dy block 0, dy block 1 or nil, dw[16][32])`.
     package var outerProduct:
         (
@@ -591,6 +675,7 @@ package struct KernelTable {
         name: String, tileRows: Int, bandProduct: @escaping (BandProduct) -> Void,
         gather: @escaping (Gather, Int, Int) -> Void,
         gatherDense: @escaping (Gather, Int, Int) -> Void,
+        keepDenseRows: @escaping (DenseRows) -> Void, denseProduct: @escaping (DenseProduct) -> Void,
         outerProduct:
             @escaping (
                 OuterProduct, UnsafePointer<Float>, UnsafePointer<Float>, UnsafePointer<Float>?,
@@ -687,6 +772,8 @@ package struct KernelTable {
         self.bandProduct = bandProduct
         self.gather = gather
         self.gatherDense = gatherDense
+        self.keepDenseRows = keepDenseRows
+        self.denseProduct = denseProduct
         self.outerProduct = outerProduct
         self.transpose16 = transpose16
         self.sumPartials = sumPartials

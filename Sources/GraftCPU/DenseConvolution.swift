@@ -1,0 +1,95 @@
+import GraftCPUKernelInterface
+import GraftGraph
+
+extension InstructionBinding {
+    /// A convolution of few input channels: a unit keeps the rows that some rows of the grid see, without the lanes that
+    /// are no channels, and the tiles read the pixels of a kernel's row from there.
+    mutating func bindDenseConvolution(
+        _ geometry: ConvolutionGeometry, weights: UnsafePointer<Float>, bias: UnsafePointer<Float>?,
+        residual: UnsafePointer<Float>?, _ epilogue: Epilogue
+    ) throws(DeviceError) {
+        let kernels = kernels
+        let source = try input(0)
+        let target = try self.output(0)
+        let blocking = WeightBlocking(geometry.weight)
+        let termCount = geometry.tapCount * geometry.input.channels
+        let packed = try workspace(floatCount: blocking.outputBlockCount * termCount * 32)
+        packDenseWeights(geometry, weights, packed)
+
+        let output = geometry.output
+        let channels = geometry.input.channels
+        guard output.pixels > 0 else { return }
+        // About 32 tiles of 14 pixels: their rows and an output block's weights stay in the caches next to the processor.
+        var most = min(max(448 / output.width, 1), output.height)
+        while most > 1, output.batch * ((output.height + most - 1) / most) < 8 * threadCount { most /= 2 }
+        let bandsPerImage = (output.height + most - 1) / most
+        let rowsPerBand = (output.height + bandsPerImage - 1) / bandsPerImage
+        let paddedWidth = (output.width + kernels.tileRows - 1) / kernels.tileRows * kernels.tileRows
+        let columnCount =
+            (paddedWidth - 1) * geometry.strideWidth + (geometry.kernelWidth - 1) * geometry.dilationWidth + 1
+        let rowFloats = columnCount * channels + 8
+        let keptRows =
+            (rowsPerBand - 1) * geometry.strideHeight + (geometry.kernelHeight - 1) * geometry.dilationHeight + 1
+        let isRun = geometry.dilationWidth == 1
+        let activation = epilogue.furtherActivation?.code
+
+        parallel(output.batch * bandsPerImage, scratchFloats: bandTileFloats + keptRows * rowFloats) { unit, scratch in
+            let image = unit / bandsPerImage
+            let firstRow = unit % bandsPerImage * rowsPerBand
+            let rowCount = min(rowsPerBand, output.height - firstRow)
+            guard rowCount > 0 else { return }
+            let kept = scratch + bandTileFloats
+            kernels.keepDenseRows(
+                DenseRows(
+                    source: source + image * geometry.input.pixelCount * 16, sourceHeight: geometry.input.height,
+                    sourceWidth: geometry.input.width, channels: channels,
+                    first: firstRow * geometry.strideHeight - geometry.paddingHeight, left: -geometry.paddingWidth,
+                    rowCount: (rowCount - 1) * geometry.strideHeight
+                        + (geometry.kernelHeight - 1) * geometry.dilationHeight + 1,
+                    columnCount: columnCount, target: kept, rowFloats: rowFloats))
+            for block in 0..<blocking.outputBlockCount {
+                let blockCount = min(2, output.blocks - block * 2)
+                for row in 0..<rowCount {
+                    let pixel = (image * output.height + firstRow + row) * output.width
+                    let place = block * 2 * output.blockFloats + pixel * 16
+                    kernels.denseProduct(
+                        DenseProduct(
+                            rows: kept + row * geometry.strideHeight * rowFloats,
+                            pixelStride: geometry.strideWidth * channels, outerCount: geometry.kernelHeight,
+                            outerStride: geometry.dilationHeight * rowFloats,
+                            innerCount: isRun ? 1 : geometry.kernelWidth,
+                            innerStride: geometry.dilationWidth * channels,
+                            run: isRun ? geometry.kernelWidth * channels : channels,
+                            weights: packed + block * termCount * 32, pixelCount: output.width, blockCount: blockCount,
+                            epilogue: BandEpilogue(
+                                output: target + place, blockStride: output.blockFloats,
+                                bias: bias.map { $0 + block * 32 }, residual: residual.map { $0 + place },
+                                relu: epilogue.relu, pixelOffsets: nil),
+                            tile: scratch))
+                    guard let activation else { continue }
+                    for half in 0..<blockCount {
+                        let written = target + (place + half * output.blockFloats)
+                        kernels.activate(
+                            activation, UnsafePointer(written), written, output.width,
+                            output.lanes(of: block * 2 + half))
+                    }
+                }
+            }
+        }
+    }
+
+    /// `[block][tap][16][32]` to `[block][tap][channels][32]`.
+    private mutating func packDenseWeights(
+        _ geometry: ConvolutionGeometry, _ weights: UnsafePointer<Float>, _ packed: UnsafeMutablePointer<Float>
+    ) {
+        let kernels = kernels
+        let channels = geometry.input.channels
+        let taps = geometry.tapCount
+        parallel(WeightBlocking(geometry.weight).outputBlockCount) { block, _ in
+            for tap in 0..<taps {
+                kernels.copy(
+                    weights + (block * taps + tap) * 512, packed + (block * taps + tap) * channels * 32, channels * 2)
+            }
+        }
+    }
+}
