@@ -165,9 +165,9 @@ INLINE void transform_input(const __global float *x, __global float *v, size_t e
     }
 }
 
-// One register tile of M: MR tiles times 2*VECTOR channels, or VECTOR with narrow. a: V, aStep floats between its blocks; w: U; to: 32 floats
-// per tile, where the sums begin or, without `begins`, go on. ahead: weights that are needed soon, of which so many cache
-// lines are asked for with each block.
+// One register tile of M: MR tiles times 2*VECTOR channels, or VECTOR with narrow. a: V, aStep floats between its blocks;
+// w: U; to: 32 floats per tile, where the sums begin or, without `begins`, go on. ahead: weights that are needed soon, of
+// which so many cache lines are asked for with each block.
 INLINE void register_tile(const int narrow, const __global float *a, size_t aStep, const __global float *w, int blocks,
                           __global float *to, int begins, const __global float *ahead, int lines) {
 #define DECLARE(p) vector left##p = ZERO_VECTOR, right##p = ZERO_VECTOR;
@@ -326,8 +326,9 @@ SINGLE_ITEM kernel void multiply(GLOBAL_IN v, GLOBAL_IN u, __global float *restr
     const int kb = (int)get_global_id(0), kbCount = (int)get_global_size(0), e = (int)get_global_id(1);
     const size_t vStride = ((size_t)blocks * paddedTiles | 1) * 16, mStride = (size_t)kbCount * paddedTiles * 32 + 16;
     const __global float *weights = u + ((size_t)kb * 36 + e) * blocks * 512;
-    multiply_tiles(v + e * vStride, (size_t)paddedTiles * 16, weights, blocks, m + e * mStride + (size_t)kb * paddedTiles * 32,
-                   paddedTiles, outputChannels - kb * 32, kb + 1 < kbCount ? weights + (size_t)36 * blocks * 512 : u);
+    multiply_tiles(v + e * vStride, (size_t)paddedTiles * 16, weights, blocks,
+                   m + e * mStride + (size_t)kb * paddedTiles * 32, paddedTiles, outputChannels - kb * 32,
+                   kb + 1 < kbCount ? weights + (size_t)36 * blocks * 512 : u);
 }
 
 // Tiles tileFirst ..< tileFirst + tiles, all of which exist.

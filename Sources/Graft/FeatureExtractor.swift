@@ -35,8 +35,8 @@ public final class FeatureExtractor {
     ///   - layers: names; an unknown one is an error that shows near matches.
     ///   - pooling: whether maps `[N, C, H, W]` are reduced to `[N, C]`.
     ///   - device: where to compute.
-    ///   - batchSizes: sizes to prepare for at once; another size is prepared when it first comes. An image's values are
-    ///     the same bytes in batches of all of them.
+    ///   - batchSizes: sizes to prepare for at once; another size is prepared when it first comes. Algorithms are
+    ///     chosen for the largest of them.
     /// - Throws: `GraphError.unknownNode`; `DeviceError` when the device cannot be used.
     public init(
         _ model: Model, layers: [String], pooling: FeaturePooling = .none, device: Device = .auto,

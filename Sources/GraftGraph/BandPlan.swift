@@ -36,8 +36,8 @@ package struct BandPlan: Hashable, Sendable {
     ///   - lotCount: lots in which a driver deals out items; nil when each item is dealt out by itself.
     package init(_ product: Product, mostTiles: Int, threadCount: Int, lotCount: Int? = nil) {
         func ceilDivide(_ a: Int, _ b: Int) -> Int { (a + b - 1) / b }
-        // In multiply-adds of 16 floats, by measurement on AVX2 and AVX-512 machines: a vector that is gathered costs as
-        // much as 12, one that is read from the last-level cache 4.
+        // In multiply-adds of 16 floats, from the rates of one AVX-512 machine: a vector that is gathered costs as much as
+        // 12, one that is read from the last-level cache 4.
         let tileVectors = Double(product.pixelsPerTile * product.reduction) / 16
         let multiply = tileVectors * 32
         let input = tileVectors * (product.isGathered ? 12 : 4)
