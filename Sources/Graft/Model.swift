@@ -250,16 +250,21 @@ public struct Model: Sendable {
     ///   - format: nil takes what the ending says, safetensors for an ending that says nothing.
     /// - Throws: `CheckpointError` when the file cannot be written.
     public func save(_ path: String, format: WeightsFormat? = nil) throws {
+        try save(path, format: format, digest: nil)
+    }
+
+    /// The same with a digest that is known already.
+    func save(_ path: String, format: WeightsFormat? = nil, digest: String?) throws {
         let format = format ?? WeightsFormat(ending: path) ?? .safetensors
         guard let container = format.checkpointFormat else { return try exportONNX(path) }
         try CheckpointWriter.write(
-            state.map { ($0.name, TensorContent($0.tensor)) }, metadata: ModelMetadata(self, digest: digest()).entries,
-            format: container, to: path)
+            state.map { ($0.name, TensorContent($0.tensor)) },
+            metadata: ModelMetadata(self, digest: digest ?? self.digest()).entries, format: container, to: path)
     }
 
     /// Whether every weight and statistic is a finite number.
     public var isFinite: Bool {
-        state.allSatisfy { $0.tensor.floats?.allSatisfy(\.isFinite) ?? true }
+        state.allSatisfy(\.tensor.isFinite)
     }
 
     /// SHA-256 over all tensors, independent of the container: what `parity.py digest` prints.

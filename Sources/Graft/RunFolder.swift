@@ -6,7 +6,8 @@ import GraftVision
 /// The folder of one training run: weights, state and tables, each written so that a crash leaves the older file.
 ///
 /// `last.safetensors` after every epoch, `best.safetensors` after the best one, `ema.safetensors` where an average of the
-/// weights is kept, `epoch-N.safetensors` of the best epochs if asked for; `steps.csv` and `epochs.csv`; `state.safetensors`, from which the run can go on, and the state before it, `state.previous.safetensors`; an event file
+/// weights is kept, `epoch-N.safetensors` of the best epochs if asked for; `steps.csv` and `epochs.csv`;
+/// `state.safetensors`, from which the run can go on, and the state before it, `state.previous.safetensors`; an event file
 /// for TensorBoard. With ``begin(_:validation:resumingAtStep:)`` also `run.json`, `confusion.csv` and the page `report.html`.
 public final class RunFolder {
     /// The folder's path.
@@ -22,6 +23,14 @@ public final class RunFolder {
     private var keepsAverage = false
     private var bestScore = -Double.infinity
     private let keptCount: Int
+    /// How many times as long as writing an epoch's files took must pass until those of another epoch are written; 0
+    /// writes them behind every epoch. What waits is written before a state, by ``save(_:averaged:)`` and by
+    /// ``end(_:message:)``, so that only a kill can cost it; a run with a spacing must end with one of these.
+    public var saveSpacing = 0.0
+    /// What ``finish(_:model:averaged:)`` was given and has not written yet.
+    private var unsaved: Unsaved?
+    /// When the files of an epoch were last written, and how long that took.
+    private var lastSave: (end: ContinuousClock.Instant, duration: Duration)?
     /// The epochs whose weights are kept, best first.
     private var kept: [(score: Double, epoch: Int)] = []
     private var last: (epoch: Int, step: Int) = (0, 0)
@@ -59,6 +68,18 @@ public final class RunFolder {
         public var averagedValidationLoss: Double?
         /// On the validation images with the averaged weights, where an average is kept.
         public var averagedValidationAccuracy: Double?
+    }
+
+    /// Weights that wait to be written.
+    private struct Unsaved {
+        let last: Model
+        let averaged: Model?
+        let stepCount: Int
+        let epochCount: Int
+        /// Those of the best epoch, where they are not written yet, and the table of its mistakes.
+        let best: (model: Model, confusion: String?)?
+        /// Whether the best are the last.
+        let isBest: Bool
     }
 
     private enum Name {
@@ -211,10 +232,11 @@ public final class RunFolder {
     ///   - message: why it failed.
     /// - Throws: errors of writing.
     public func end(_ status: RunDescription.Status, message: String? = nil) throws {
-        guard isOpen, description != nil else { return }
+        guard isOpen else { return }
         description?.status = status
         description?.message = message
-        try writeAll()
+        try writeUnsaved()
+        if description != nil { try writeAll() }
     }
 
     /// Writes the tables, `run.json` and the page.
@@ -267,7 +289,7 @@ public final class RunFolder {
             "\(step.step),\(step.epoch),\(step.loss),\(step.accuracy),\(step.learningRate),\(rounded(step.imagesPerSecond))\n"
     }
 
-    /// Writes the tables and the weights of an epoch, and `best.safetensors` if it is the best so far: the highest
+    /// Writes the tables and the weights of an epoch (see ``saveSpacing``), and `best.safetensors` if it is the best so far: the highest
     /// validation accuracy, or without validation the lowest training loss; the earlier one on ties. Where an average of
     /// the weights is kept it goes to `ema.safetensors`, its validation decides which is best, and its weights are.
     ///
@@ -301,18 +323,36 @@ public final class RunFolder {
         try events?.add(values, step: last.step)
         let deciding = epoch.averagedValidation ?? epoch.validation
         let score = deciding?.top1 ?? -epoch.trainLoss
-        if score > bestScore {
+        var best = unsaved?.best
+        let isBest = score > bestScore
+        if isBest {
             bestScore = score
-            try (averaged ?? model).save(file(Name.best))
-            if let deciding { try remember(deciding, of: epoch.epoch, isAverage: averaged != nil) }
+            best = (
+                averaged ?? model, deciding.flatMap { remember($0, of: epoch.epoch, isAverage: averaged != nil) }
+            )
         }
         try keep(averaged ?? model, score: score, epoch: epoch.epoch)
-        try save(model, averaged: averaged)
+        unsaved = unsaved(model, averaged, best: best, isBest: isBest && averaged == nil)
+        if let lastSave, lastSave.end.duration(to: .now) / lastSave.duration < saveSpacing { return }
+        let begin = ContinuousClock.now
+        try writeUnsaved()
+        try writeAll()
+        lastSave = (.now, begin.duration(to: .now))
+    }
+
+    private func unsaved(
+        _ model: Model, _ averaged: Model?, best: (model: Model, confusion: String?)?, isBest: Bool
+    ) -> Unsaved {
+        Unsaved(
+            last: model, averaged: averaged, stepCount: last.step + 1,
+            epochCount: epochs.last.map { $0.epoch + 1 } ?? 0, best: best, isBest: isBest)
     }
 
     /// Keeps what the page says about the best epoch.
-    private func remember(_ validation: Evaluation, of epoch: Int, isAverage: Bool) throws {
-        guard let data = description?.validation else { return }
+    ///
+    /// - Returns: the table of its mistakes.
+    private func remember(_ validation: Evaluation, of epoch: Int, isAverage: Bool) -> String? {
+        guard let data = description?.validation else { return nil }
         description?.best = RunDescription.Validation(
             epoch: epoch, count: validation.count, loss: validation.loss, top1: validation.top1, top5: validation.top5,
             isAverage: isAverage ? true : nil,
@@ -335,7 +375,7 @@ public final class RunFolder {
                 table += "\(field(validation.classNames[prediction]))\n"
             }
         }
-        try AtomicFile.write(table, to: file(Name.confusion))
+        return table
     }
 
     /// Writes the weights of an epoch that is among the best, and removes those of the one that no longer is.
@@ -374,13 +414,30 @@ public final class RunFolder {
     /// are refused.
     public func save(_ model: Model, averaged: Model? = nil) throws {
         try checkFinite(model.isFinite)
+        unsaved = unsaved(model, averaged, best: unsaved?.best, isBest: false)
+        try writeUnsaved()
+        try writeAll()
+    }
+
+    /// Writes the weights that wait.
+    private func writeUnsaved() throws {
+        guard let unsaved else { return }
         // A run that ends within its first epoch has no best; that of an older run must not pass for its own.
         if bestScore == -.infinity { try remove(Name.best) }
-        try model.save(file(Name.last))
-        if let averaged { try averaged.save(file(Name.average)) } else { try remove(Name.average) }
+        let digest = try unsaved.last.digest()
+        if let best = unsaved.best {
+            try best.model.save(file(Name.best), digest: unsaved.isBest ? digest : nil)
+            if let confusion = best.confusion { try AtomicFile.write(confusion, to: file(Name.confusion)) }
+        }
+        try unsaved.last.save(file(Name.last), digest: digest)
+        if let averaged = unsaved.averaged {
+            try averaged.save(file(Name.average))
+        } else {
+            try remove(Name.average)
+        }
         description?.result = RunDescription.Result(
-            steps: last.step + 1, epochs: epochs.last.map { $0.epoch + 1 } ?? 0, digest: try model.digest())
-        try writeAll()
+            steps: unsaved.stepCount, epochs: unsaved.epochCount, digest: digest)
+        self.unsaved = nil
     }
 
     private func saveTables() throws {
@@ -407,6 +464,8 @@ public final class RunFolder {
     /// - Throws: ``GraftError/diverged(epoch:step:)`` for weights that are not finite: earlier files stay as they are.
     public func save(_ state: TrainingState) throws {
         try checkFinite(state.hasFiniteWeights)
+        // The state's best score speaks for the file.
+        try writeUnsaved()
         var state = state
         state.notes[Self.bestScoreNote] = "\(bestScore)"
         state.notes[Self.keptNote] = kept.map { "\($0.epoch):\($0.score)" }.joined(separator: " ")

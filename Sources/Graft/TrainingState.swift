@@ -62,7 +62,7 @@ public struct TrainingState: Sendable {
 
     /// Whether every weight and statistic is a finite number.
     var hasFiniteWeights: Bool {
-        trainer.weights.allSatisfy { $0.tensor.floats?.allSatisfy(\.isFinite) ?? true }
+        trainer.weights.allSatisfy(\.tensor.isFinite)
     }
 
     /// Whether the state was written by this build of the program; the last bits of another one may differ.

@@ -20,6 +20,23 @@ struct TensorTests {
         #expect(HostTensor(shape: [1], storage: .int64([5])).int64s == [5])
     }
 
+    @Test("a tensor with an infinity or a NaN anywhere is not finite")
+    func finite() {
+        let count = 40_000
+        let largest = Float.greatestFiniteMagnitude
+        let numbers: [Float] = [0, -0.0, 1, -largest, largest, .leastNonzeroMagnitude]
+        var values = (0..<count).map { numbers[$0 % numbers.count] }
+        #expect(HostTensor([count], values).isFinite && HostTensor([0], []).isFinite)
+        #expect(HostTensor(shape: [1], storage: .int32([.max])).isFinite)
+        for place in [0, 16_383, 16_384, count - 1] {
+            for broken in [Float.infinity, -.infinity, .nan, -Float.nan, Float(nan: 1, signaling: true)] {
+                values[place] = broken
+                #expect(!HostTensor([count], values).isFinite, "\(broken) at \(place)")
+            }
+            values[place] = 0
+        }
+    }
+
     @Test("a state dictionary keeps its order through replacement and removal")
     func stateDictionary() {
         var state = StateDictionary([("b", HostTensor([1], [1])), ("a", HostTensor([2], [2, 3]))])

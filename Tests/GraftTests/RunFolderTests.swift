@@ -171,6 +171,90 @@ import Testing
         #expect(events.count == 2)
     }
 
+    /// Files that wait are those of the last epoch and of the best one, and no end but a kill loses them.
+    @Test(arguments: [RunDescription.Status.finished, .interrupted, .failed])
+    func filesThatWaitAreWrittenAtTheEnd(status: RunDescription.Status) throws {
+        let folder = try TestFolder()
+        let (_, data, _) = try Self.run(in: folder)
+        var model = try Model("resnet8_cifar", classCount: data.classes.count, seed: 5)
+        model.classNames = data.classes
+        let trainer = try Trainer(model, optimizer: .sgd(learningRate: 0.05), device: .cpu)
+        let run = try RunFolder(folder.path + "/waiting")
+        run.saveSpacing = .greatestFiniteMagnitude
+        try run.begin(RunDescription(trainer, data: data, validation: data), validation: data)
+        var options = FitOptions()
+        options.epochs = 5
+        options.batchSize = 4
+        var digests: [String] = []
+        var scores: [Double] = []
+        func digest(_ name: String) throws -> String {
+            try Model("resnet8_cifar", weights: run.path + "/" + name).digest()
+        }
+        try trainer.fit(data, validation: data, options: options) { event in
+            try run.note(event, trainer: trainer)
+            switch event {
+            case .step(let record): try run.record(record)
+            case .epoch(let record):
+                digests.append(try trainer.model().digest())
+                scores.append(try #require(record.validation).top1)
+                try run.finish(record, model: try trainer.model())
+                #expect(try digest("last.safetensors") == digests[0])
+                #expect(try digest("best.safetensors") == digests[0])
+            default: break
+            }
+        }
+        #expect(Set(digests).count == 5)
+        var broken = try trainer.model()
+        try broken.replaceState(StateDictionary([("linear.bias", HostTensor([2], [0, .infinity]))]))
+        // Refused, and what waits stays as it was.
+        #expect(throws: GraftError.self) { try run.save(broken) }
+        try run.end(status)
+        let best = try #require(scores.indices.max { scores[$0] < scores[$1] || (scores[$0] == scores[$1] && $0 > $1) })
+        #expect(try digest("last.safetensors") == digests[4])
+        #expect(try digest("best.safetensors") == digests[best])
+        let description = try RunDescription(contentsOf: run.path + "/run.json")
+        #expect(description.status == status)
+        #expect(description.result?.steps == 10 && description.result?.epochs == 5)
+        #expect(description.result?.digest == digests[4])
+        #expect(description.best?.epoch == best)
+        let history = try RunHistory(folder: run.path)
+        #expect(history.epochs.map(\.epoch) == [0, 1, 2, 3, 4])
+        #expect(history.confusion.reduce(0) { $0 + $1.count } == 8)
+    }
+
+    /// A state says what the best score is, so the best weights are on the disk before it.
+    @Test func filesThatWaitAreWrittenBeforeAState() throws {
+        let folder = try TestFolder()
+        let (_, data, _) = try Self.run(in: folder)
+        let trainer = try Trainer(
+            try Model("resnet8_cifar", classCount: data.classes.count, seed: 5), optimizer: .sgd(learningRate: 0.05),
+            device: .cpu)
+        let run = try RunFolder(folder.path + "/waiting")
+        run.saveSpacing = .greatestFiniteMagnitude
+        var options = FitOptions()
+        options.epochs = 3
+        options.batchSize = 4
+        options.stateIntervalSeconds = 1000
+        var digests: [String] = []
+        try trainer.fit(data, options: options) { event in
+            switch event {
+            case .step(let record): try run.record(record)
+            case .epoch(let record):
+                digests.append(try trainer.model().digest())
+                try run.finish(record, model: try trainer.model())
+            case .state(let state):
+                guard state.isFinished else { break }
+                try run.save(state)
+                #expect(try Model("resnet8_cifar", weights: run.path + "/last.safetensors").digest() == digests.last)
+            default: break
+            }
+        }
+        #expect(digests.count == 3)
+        let state = try #require(try RunFolder.state(in: run.path)).state
+        #expect(state.isFinished)
+        #expect(try RunFolder(run.path).resume(state).isEmpty)
+    }
+
     @Test func damagedTablesAreNamed() throws {
         let folder = try TestFolder()
         let (run, _, _) = try Self.run(in: folder, epochs: 2)

@@ -129,8 +129,8 @@ enum TrainCommand {
         summary: "Fine-tune a network on a folder of images.",
         discussion: """
             With --weights and without --freeze, the backbone is frozen and the head is trained. Weights, tables \
-            and the page report.html are written behind every epoch; Ctrl-C saves them and ends. After that, a kill or a power cut, --resume goes \
-            on and ends with the same bytes as a run that was never interrupted. It takes the options that the run began \
+            and the page report.html are written behind every epoch, or every few where epochs are shorter than writing \
+            them, and at the end; Ctrl-C saves them and ends. After that, a kill or a power cut, --resume goes on and ends with the same bytes as a run that was never interrupted. It takes the options that the run began \
             with; only --threads, --cache, --save-every, the output options, and a larger number of epochs or steps may differ.
             """,
         examples: [
@@ -324,6 +324,8 @@ enum TrainCommand {
         }
 
         let folder = try RunFolder(values[out], keptCount: values[keepBest])
+        // A tenth of the time at most goes into files: epochs over kept outputs take less time than writing weights.
+        folder.saveSpacing = 9
         try folder.lock()
         if let state {
             for warning in try folder.resume(state) { Console.warning(warning) }
