@@ -16,7 +16,8 @@
 //
 // DENSE, few input channels: a band is bandTiles rows of the grid of one image, and a tile MR pixels of one row. The rows
 // of x that the band sees are kept as [row][column][DENSE], zeros around them, in which the pixels of a tile and the taps
-// of a kernel's row are equal steps apart; the output block's weights as [tap][DENSE][32].
+// of a kernel's row are equal steps apart; the output block's weights as [tap][DENSE][32]. With POOL a band is bandTiles
+// rows of the pooled plane: the rows of the result that they need stay in the slab, of which y gets the windows' maxima.
 // Which worker takes an item changes no result. Long reductions are cut into parts of partBlocks blocks, whose weights
 // stay in the first-level cache over the band's tiles; y holds the sums in between.
 //
@@ -28,6 +29,9 @@
 //                          registers; 6 for 16 of them.
 //   DIRECT        0, 1     no gather. Default 0.
 //   DENSE         0...4    channels of an input of at most 4 channels; 0: all 16 lanes. Default 0.
+//   COMPACT       0, 1     x has DENSE floats per pixel, [N][H][W][DENSE], not 16. Default 0.
+//   POOL          0, 2, 3  with DENSE: y = maxima over windows of this side of the result; outside of it is -infinity, and
+//                          NaN wins. Default 0.
 //   DENSE_STRIDE  strideWidth*DENSE: floats from a pixel of a tile to the next with DENSE. Default 6.
 // What else differs between convolutions is an argument, so that a network needs few programs.
 
@@ -42,6 +46,12 @@
 #endif
 #ifndef DENSE_STRIDE
 #define DENSE_STRIDE 6
+#endif
+#ifndef COMPACT
+#define COMPACT 0
+#endif
+#ifndef POOL
+#define POOL 0
 #endif
 
 #define EACH_PIXEL(X) EACH_COUNT(MR, X)
@@ -253,6 +263,14 @@ INLINE void gather(const __global float *x, __global float *to, __global int *ta
 #endif
 
 #if DENSE
+#if COMPACT
+INLINE void copy_floats(const __global float *from, __global float *to, int count) {
+    int index = 0;
+    for (; index + 16 <= count; index += 16) vstore16(vload16(0, from + index), 0, to + index);
+    for (; index < count; ++index) to[index] = from[index];
+}
+#endif
+
 // Keeps the rows of x from row `first` on, of which columns begin at column `left`, both perhaps outside of x: rowCount of
 // columnCount pixels of DENSE floats, rowFloats apart.
 INLINE void keep_rows(const __global float *x, __global float *to, int height, int width, int first, int rowCount,
@@ -262,10 +280,43 @@ INLINE void keep_rows(const __global float *x, __global float *to, int height, i
         const int ih = first + v, exists = ih >= 0 && ih < height;
         const int low = exists ? from : columnCount, high = exists ? end : columnCount;
         for (int u = 0; u < low; ++u) vstore4((float4)(0.0f), 0, to + u * DENSE);
+#if COMPACT
+        if (low < high) copy_floats(x + ((ptrdiff_t)ih * width + left + low) * DENSE, to + low * DENSE, (high - low) * DENSE);
+#else
         // Four floats are written, the next pixel overwrites those too many.
         for (int u = low; u < high; ++u)
             vstore4(vload4(0, x + ((ptrdiff_t)ih * width + left + u) * 16), 0, to + u * DENSE);
+#endif
         for (int u = high; u < columnCount; ++u) vstore4((float4)(0.0f), 0, to + u * DENSE);
+    }
+}
+#endif
+
+#if POOL
+// Rows of the pooled plane from row `first` on, of a block of 16 channels: from `rows` rows of the result, of which the
+// first is row i0.
+INLINE void pool_rows(const __global float *plane, __global float *to, int first, int pooledRows, int pooledWidth, int i0,
+                      int rows, int width, int stride, int padding) {
+    for (int i = 0; i < pooledRows; ++i) {
+        const int top = (first + i) * stride - padding - i0;
+        for (int j = 0; j < pooledWidth; ++j) {
+            const int left = j * stride - padding;
+            float16 best = (float16)(-INFINITY);
+            if (top >= 0 && top + POOL <= rows && left >= 0 && left + POOL <= width) {
+#pragma unroll
+                for (int tap = 0; tap < POOL * POOL; ++tap) {
+                    const float16 value = vload16((top + tap / POOL) * width + left + tap % POOL, plane);
+                    best = (value > best) | (value != value) ? value : best;
+                }
+            } else {
+                for (int h = max(top, 0); h < min(top + POOL, rows); ++h)
+                    for (int w = max(left, 0); w < min(left + POOL, width); ++w) {
+                        const float16 value = vload16(h * width + w, plane);
+                        best = (value > best) | (value != value) ? value : best;
+                    }
+            }
+            vstore16(best, i * pooledWidth + j, to);
+        }
     }
 }
 #endif
@@ -279,6 +330,9 @@ kernel void convolution(GLOBAL_IN x, GLOBAL_IN w, GLOBAL_IN biases, GLOBAL_IN re
                         int gridWidth, int strideHeight, int strideWidth, int offsetHeight, int offsetWidth,
                         int stepHeight, int stepWidth, int rows, int columns, int outputHeight, int outputWidth,
                         int outputStrideHeight, int outputStrideWidth, int outputOffsetHeight, int outputOffsetWidth,
+#if POOL
+                        int pooledHeight, int pooledWidth, int poolStride, int poolPadding, int planeFloats, int resultRows,
+#endif
 #endif
                         int epilogue, int pixelCount, int inputPixels, int outputPixels, int outputChannels,
                         int inputBlocks, int blocksPerOutput, int outputsPerGroup, int inputsPerGroup, int taps,
@@ -293,7 +347,12 @@ kernel void convolution(GLOBAL_IN x, GLOBAL_IN w, GLOBAL_IN biases, GLOBAL_IN re
     __global int *table = (__global int *)(scratch + (size_t)get_global_id(0) * slabFloats);
 #if DENSE
     const int tilesPerRow = (gridWidth + MR - 1) / MR;
+#if POOL
+    __global float *plane = (__global float *)table + (resultRows * tilesPerRow * MR + 15) / 16 * 16;
+    __global float *slab = plane + 2 * planeFloats;
+#else
     __global float *slab = (__global float *)table + (bandTiles * tilesPerRow * MR + 15) / 16 * 16;
+#endif
     __global float *packed = slab;
     slab += taps * DENSE * 32;
     // From the first tap to the last one; a kernel without taps has none.
@@ -313,18 +372,31 @@ kernel void convolution(GLOBAL_IN x, GLOBAL_IN w, GLOBAL_IN biases, GLOBAL_IN re
         const int kbFirst = item / bandCount * kbPerItem;
         const int kbEnd = min(kbFirst + kbPerItem, kbCount);
 #if DENSE
+#if POOL
+        const int bandsPerImage = (pooledHeight + bandTiles - 1) / bandTiles;
+        const int n = band / bandsPerImage, pooledFirst = band % bandsPerImage * bandTiles;
+        const int pooledRows = min(bandTiles, pooledHeight - pooledFirst);
+        const int i0 = max(pooledFirst * poolStride - poolPadding, 0);
+        const int bandRows =
+            max(min((pooledFirst + pooledRows - 1) * poolStride - poolPadding + POOL, gridHeight) - i0, 0);
+#else
         const int bandsPerImage = (gridHeight + bandTiles - 1) / bandTiles;
         const int n = band / bandsPerImage, i0 = band % bandsPerImage * bandTiles;
         const int bandRows = min(bandTiles, gridHeight - i0);
+#endif
         const int tileFirst = 0, tileEnd = bandRows * tilesPerRow;
-        keep_rows(x + (size_t)n * height * width * 16, slab, height, width,
+        keep_rows(x + (size_t)n * height * width * (COMPACT ? DENSE : 16), slab, height, width,
                   i0 * strideHeight + offsetHeight + min(0, rowSpan), (bandRows - 1) * strideHeight + abs(rowSpan) + 1,
                   offsetWidth + min(0, columnSpan), columnCount, rowFloats);
         for (int t = 0; t < tileEnd; ++t)
             for (int p = 0; p < MR; ++p)
+#if POOL
+                table[t * MR + p] = t / tilesPerRow * gridWidth + t % tilesPerRow * MR + p;
+#else
                 table[t * MR + p] =
                     (n * outputHeight + (i0 + t / tilesPerRow) * outputStrideHeight + outputOffsetHeight) * outputWidth +
                     (t % tilesPerRow * MR + p) * outputStrideWidth + outputOffsetWidth;
+#endif
         const int mFirst = (n * gridHeight + i0) * gridWidth, mEnd = mFirst + bandRows * gridWidth;
 #else
         const int tileFirst = band * bandTiles;
@@ -362,7 +434,11 @@ kernel void convolution(GLOBAL_IN x, GLOBAL_IN w, GLOBAL_IN biases, GLOBAL_IN re
                 const int lines = isFetching ? (32 + calls - 1) / calls : 0;
                 const __global float *ahead = weights + (size_t)(from + blocks) * 512;
                 for (int k = 0; k < stored; k += 2 * VECTOR) {
+#if POOL
+                    const size_t offset = (size_t)(k / 16) * planeFloats + k % 16;
+#else
                     const size_t offset = (size_t)(kb * 2 + k / 16) * outputPixels * 16 + k % 16;
+#endif
                     for (int t = tileFirst; t < tileEnd; ++t, ahead += (size_t)blocks * lines * 16) {
                         Target target;
                         target.epilogue = epilogue;
@@ -396,13 +472,21 @@ kernel void convolution(GLOBAL_IN x, GLOBAL_IN w, GLOBAL_IN biases, GLOBAL_IN re
                         const size_t aStep = MR * 16;
 #endif
 #endif
+#if POOL
+                        target.y = plane + offset;
+#else
                         target.y = y + offset;
+#endif
                         // Read only where the epilogue says so.
                         target.residual = residual + offset;
                         target.bias = biases + kb * 32 + k;
                         target.channels = channels - k;
 #if VECTOR == 16
+#if POOL
+                        target.second = planeFloats;
+#else
                         target.second = (size_t)outputPixels * 16;
+#endif
                         if (channels <= 16)
                             tile(1, a + (size_t)from * aStep, aStep, weights + (size_t)from * 512, blocks, ahead, lines,
                                  target);
@@ -415,6 +499,12 @@ kernel void convolution(GLOBAL_IN x, GLOBAL_IN w, GLOBAL_IN biases, GLOBAL_IN re
                     }
                 }
             }
+#if POOL
+            for (int side = 0; side < (channels > 16 ? 2 : 1); ++side)
+                pool_rows(plane + (size_t)side * planeFloats,
+                          y + ((size_t)(kb * 2 + side) * outputPixels + (n * pooledHeight + pooledFirst) * pooledWidth) * 16,
+                          pooledFirst, pooledRows, pooledWidth, i0, bandRows, gridWidth, poolStride, poolPadding);
+#endif
 #if ACTIVATION
             // Forward passes alone: the band's pixels follow each other, and are still in the cache.
             for (int block = kb * 2; block < kb * 2 + (channels > 16 ? 2 : 1); ++block) {

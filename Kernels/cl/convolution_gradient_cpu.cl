@@ -18,6 +18,7 @@
 //   LANES         divisor of 16: input channels per register tile. Default 8, for 32 registers; 4 for 16 of them.
 //   COLUMNS       1...14   columns per register tile. Default 14, for 32 registers; 6 for 16 of them.
 //   DENSE         1...4    channels of the input. Default 3.
+//   COMPACT       0, 1     of dense_weight_gradient: x has DENSE floats per pixel, not 16. Default 0.
 //   DENSE_STRIDE  multiple of COLUMNS, >= R*S*DENSE + 4 - DENSE: floats per gathered pixel. Default 154.
 
 #ifndef LANES
@@ -31,6 +32,9 @@
 #endif
 #ifndef DENSE_STRIDE
 #define DENSE_STRIDE 154
+#endif
+#ifndef COMPACT
+#define COMPACT 0
 #endif
 
 #define INLINE static inline __attribute__((always_inline))
@@ -185,9 +189,14 @@ SINGLE_ITEM kernel void dense_weight_gradient(GLOBAL_IN x, GLOBAL_IN dy, __globa
                 for (int s = 0; s < columns; ++s) {
                     const int iw = j * strideWidth - paddingWidth + s * dilationWidth;
                     const int inside = ih >= 0 && ih < height && iw >= 0 && iw < width;
+#if COMPACT
+                    const __global float *from = x + (((ptrdiff_t)n * height + ih) * width + iw) * DENSE;
+                    for (int c = 0; c < DENSE; ++c) to[(r * columns + s) * DENSE + c] = inside ? from[c] : 0.0f;
+#else
                     const __global float *from = x + (((ptrdiff_t)n * height + ih) * width + iw) * 16;
                     // Lanes behind the channels are zero, so that what the last tap writes too much is zero.
                     vstore4(inside ? vload4(0, from) : (float4)(0.0f), 0, to + (r * columns + s) * DENSE);
+#endif
                 }
             }
             if (++j == outputWidth) {

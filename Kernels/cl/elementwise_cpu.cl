@@ -12,16 +12,20 @@
 //                                   order, so that a part overwrites the zeros behind the part before it.
 //   flatten, flatten_gradient       work-item (n, block of y): 16 channels of y, a gather.
 //   subsample, subsample_gradient   y[n, before + c, i, j] = x[n, c, i*stride, j*stride], zero channels around.
-//   normalize_image                 (u/255 - mean)/deviation, 3 channels of a block of 16.
+//   normalize_image                 (u/255 - mean)/deviation, 3 channels of a block of 16, or of a compact image.
 //
-// Tunables: RELU (0, 1; default 0): add ends with max(0, .). ACTIVATION: prelude.cl. ALIGNED (0, 1; default 0): copy_channels with a shift
-// that is a multiple of 16, and subsample with such a number of channels before.
+// Tunables: RELU (0, 1; default 0): add ends with max(0, .). ACTIVATION: prelude.cl. ALIGNED (0, 1; default 0):
+// copy_channels with a shift that is a multiple of 16, and subsample with such a number of channels before. COMPACT (0, 1;
+// default 0): normalize_image writes [pixel][3].
 
 #ifndef RELU
 #define RELU 0
 #endif
 #ifndef ALIGNED
 #define ALIGNED 0
+#endif
+#ifndef COMPACT
+#define COMPACT 0
 #endif
 
 #define INLINE static inline __attribute__((always_inline))
@@ -224,6 +228,10 @@ SINGLE_ITEM kernel void normalize_image(const __global uchar *restrict pixels, G
     for (int m = first; m < end; ++m) {
         const uchar3 pixel = vload3(m, pixels);
         const float4 value = (float4)((float)pixel.x, (float)pixel.y, (float)pixel.z, 0.0f) / 255.0f;
+#if COMPACT
+        vstore3(((value - mean) / deviation).xyz, m, y);
+#else
         vstore16((float16)((value - mean) / deviation, (float4)(0.0f), (float8)(0.0f)), m, y);
+#endif
     }
 }

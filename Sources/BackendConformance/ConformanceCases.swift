@@ -73,6 +73,10 @@ package enum ConformanceCases {
                 ConformanceCase(
                     "imageNormalization.\(name)",
                     .imageNormalization(s.with(channels: 3), mean: imageMean, deviation: imageDeviation), quick: quick),
+                ConformanceCase(
+                    "imageNormalization.compact.\(name)",
+                    .imageNormalization(s.with(channels: 3).compact, mean: imageMean, deviation: imageDeviation),
+                    quick: quick),
             ]
             for (stride, before, after) in [(1, 0, 0), (2, 8, 8), (2, 1, 2), (2, 16, 16), (1, 3, 0), (3, 0, 33)] {
                 let tag = "\(name).s\(stride).\(before)+\(after)"

@@ -133,6 +133,18 @@ extension ConformanceCases {
         "1x1.small", "1x1.off", "3x3.small", "3x3.off", "3x3.s2", "groups.2", "depthwise", "depthwise.33.s2",
     ]
 
+    /// A convolution's epilogues with the usual windows, as far as its plane allows them.
+    private static func pooled(_ geometry: ConvolutionGeometry, _ index: Int) -> [(tag: String, epilogue: Epilogue)] {
+        [(2, 0, false), (3, 1, false), (3, 0, true), (3, 0, false)].compactMap { kernel, padding, ceil in
+            var epilogue = Epilogue(bias: index % 2 == 0, relu: (index + kernel) % 3 != 0)
+            let window = PoolingGeometry(
+                input: geometry.output, kernel: kernel, stride: 2, padding: padding, ceilMode: ceil)
+            guard geometry.canPool(window, epilogue) else { return nil }
+            epilogue.maxPooling = window
+            return ("\(kernel)x\(kernel).p\(padding)\(ceil ? ".ceil" : "")", epilogue)
+        }
+    }
+
     static let convolutionCases: [ConformanceCase] = convolutions.enumerated().flatMap { index, entry in
         let (name, geometry, quick) = entry
         var cases: [ConformanceCase] = []
@@ -151,6 +163,21 @@ extension ConformanceCases {
         }
         cases.append(
             ConformanceCase("convolutionWeightGradient.\(name)", .convolutionWeightGradient(geometry), quick: quick))
+        if geometry.canReadCompactInput {
+            var compact = geometry
+            compact.input.isCompact = true
+            cases += [
+                ConformanceCase(
+                    "convolution.compact.\(name)", .convolution(compact, epilogues[index % epilogues.count].epilogue),
+                    quick: quick),
+                ConformanceCase(
+                    "convolutionWeightGradient.compact.\(name)", .convolutionWeightGradient(compact), quick: quick),
+            ]
+            cases += pooled(compact, index).map {
+                ConformanceCase(
+                    "convolution.pooled.\(name).\($0.tag)", .convolution(compact, $0.epilogue), quick: quick)
+            }
+        }
         return cases
     }
 

@@ -32,7 +32,8 @@ extension Primitive {
                     g.method == .winogradWithTransformedWeight ? .winogradWeight(g.weight) : .weight(g.weight),
                 ]
                     + (epilogue.bias ? [.channelVector(g.outputChannels)] : [])
-                    + (epilogue.residual ? [.activation(g.output)] : []), [.activation(g.output)])
+                    + (epilogue.residual ? [.activation(g.output)] : []),
+                [.activation(epilogue.maxPooling?.output ?? g.output)])
         case .convolutionInputGradient(let g, let addend):
             Operands(
                 [.activation(g.output), .weight(g.weight)] + (addend ? [.activation(g.input)] : []),
@@ -124,7 +125,9 @@ extension Primitive {
     /// The same primitive on another number of images; nil where there is no batch.
     package func with(batch: Int) -> Primitive? {
         func sized(_ shape: ActivationShape) -> ActivationShape {
-            ActivationShape(batch, shape.channels, shape.height, shape.width)
+            var shape = shape
+            shape.batch = batch
+            return shape
         }
         func sized(_ geometry: ConvolutionGeometry) -> ConvolutionGeometry {
             var geometry = geometry
@@ -139,7 +142,9 @@ extension Primitive {
         switch self {
         case .imageNormalization(let s, let mean, let deviation):
             return .imageNormalization(sized(s), mean: mean, deviation: deviation)
-        case .convolution(let g, let epilogue): return .convolution(sized(g), epilogue)
+        case .convolution(let g, var epilogue):
+            epilogue.maxPooling = epilogue.maxPooling.map(sized)
+            return .convolution(sized(g), epilogue)
         case .convolutionInputGradient(let g, let addend):
             return .convolutionInputGradient(sized(g), addend: addend)
         case .convolutionWeightGradient(let g): return .convolutionWeightGradient(sized(g))

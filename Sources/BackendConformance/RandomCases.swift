@@ -51,6 +51,14 @@ extension ConformanceCases {
                 g.multiplyAccumulateCount < 8_000_000
             else { continue }
             let epilogue = Epilogue(bias: below(2) == 0, residual: below(3) == 0, relu: below(3) == 0)
+            if g.canReadCompactInput, number % 2 == 0 {
+                var compact = g
+                compact.input.isCompact = true
+                cases += [
+                    ConformanceCase("convolution.compact.\(name)", .convolution(compact, epilogue)),
+                    ConformanceCase("convolutionWeightGradient.compact.\(name)", .convolutionWeightGradient(compact)),
+                ]
+            }
             cases += [
                 ConformanceCase("convolution.\(name)", .convolution(g, epilogue)),
                 ConformanceCase(

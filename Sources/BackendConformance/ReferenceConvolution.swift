@@ -95,7 +95,7 @@ extension ReferenceExecutor {
             ? sums.output
             : sums.output(winogradTile: Winograd.outputSide, height: g.output.height, width: g.output.width)
         output.apply(epilogue.activation)
-        return output
+        return epilogue.maxPooling.map { maxima($0, of: output) } ?? output
     }
 
     static func convolutionInputGradient(

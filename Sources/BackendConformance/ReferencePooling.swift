@@ -34,6 +34,13 @@ extension ReferenceExecutor {
         return [y, indices]
     }
 
+    /// The largest of values that are not exact: no further off than the furthest of its window.
+    static func maxima(_ g: PoolingGeometry, of x: ReferenceOutput) -> ReferenceOutput {
+        var y = maxPooling(g, x.values)[0]
+        forEachTap(g) { index, plane, tap in y.bounds[index] = max(y.bounds[index], x.bounds[plane + tap]) }
+        return y
+    }
+
     static func maxPoolingGradient(_ g: PoolingGeometry, _ dy: [Double], _ indices: [Double]) -> ReferenceOutput {
         let (x, y) = (g.input, g.output)
         var output = ReferenceOutput(count: x.elementCount)

@@ -292,12 +292,13 @@ extension InstructionBinding {
         parallel(split.partialCount, scratchFloats: blocks * chunkPixels * 16) { partial, scratch in
             let target = partials + partial * split.partialFloats
             kernels.zero(target, split.partialFloats / 16)
-            let gather = Gather(
+            var gather = Gather(
                 source: x, blockStride: shape.blockFloats, blockCount: 1, sourceHeight: shape.height,
                 sourceWidth: shape.width, gridHeight: output.height, gridWidth: output.width,
                 strideHeight: geometry.strideHeight, strideWidth: geometry.strideWidth, tapCount: taps.count,
                 tapRows: UnsafePointer(taps.rows), tapColumns: UnsafePointer(taps.columns), target: scratch,
                 capacity: chunkPixels, channels: channels)
+            gather.isCompact = shape.isCompact
             let chunks =
                 partial * split.chunkCount / split.partialCount..<(partial + 1) * split.chunkCount / split.partialCount
             for chunk in chunks {

@@ -3,7 +3,8 @@ import GraftGraph
 
 extension InstructionBinding {
     /// A convolution of few input channels: a unit keeps the rows that some rows of the grid see, without the lanes that
-    /// are no channels, and the tiles read the pixels of a kernel's row from there.
+    /// are no channels, and the tiles read the pixels of a kernel's row from there. Where the result is pooled, a unit is
+    /// a band of rows of the pooled plane, and its part of the result stays in scratch.
     mutating func bindDenseConvolution(
         _ geometry: ConvolutionGeometry, weights: UnsafePointer<Float>, bias: UnsafePointer<Float>?,
         residual: UnsafePointer<Float>?, _ epilogue: Epilogue
@@ -18,31 +19,52 @@ extension InstructionBinding {
 
         let output = geometry.output
         let channels = geometry.input.channels
+        let isCompact = geometry.input.isCompact
         guard output.pixels > 0 else { return }
-        // About 32 tiles of 14 pixels: their rows and an output block's weights stay in the caches next to the processor.
-        var most = min(max(448 / output.width, 1), output.height)
-        while most > 1, output.batch * ((output.height + most - 1) / most) < 8 * threadCount { most /= 2 }
-        let bandsPerImage = (output.height + most - 1) / most
-        let rowsPerBand = (output.height + bandsPerImage - 1) / bandsPerImage
+        let pooling = epilogue.maxPooling
+        let outputPlane = pooling?.output ?? output
+        // Rows of the output's plane to a band, and rows of the result that they need.
+        let rowsPerBand: Int
+        let resultRows: Int
+        if let pooling {
+            rowsPerBand = pooling.rowsPerBand(rowByteCount: output.width * 128, threadCount: threadCount)
+            resultRows = min((rowsPerBand - 1) * pooling.strideHeight + pooling.kernelHeight, output.height)
+        } else {
+            // About 32 tiles of 14 pixels: their rows and an output block's weights stay in the caches next to the processor.
+            var most = min(max(448 / output.width, 1), output.height)
+            while most > 1, output.batch * ((output.height + most - 1) / most) < 8 * threadCount { most /= 2 }
+            let bands = (output.height + most - 1) / most
+            rowsPerBand = (output.height + bands - 1) / bands
+            resultRows = rowsPerBand
+        }
+        let bandsPerImage = (outputPlane.height + rowsPerBand - 1) / rowsPerBand
+        let planeFloats = pooling == nil ? 0 : resultRows * output.width * 16
         let paddedWidth = (output.width + kernels.tileRows - 1) / kernels.tileRows * kernels.tileRows
         let columnCount =
             (paddedWidth - 1) * geometry.strideWidth + (geometry.kernelWidth - 1) * geometry.dilationWidth + 1
         let rowFloats = columnCount * channels + 8
         let keptRows =
-            (rowsPerBand - 1) * geometry.strideHeight + (geometry.kernelHeight - 1) * geometry.dilationHeight + 1
+            (resultRows - 1) * geometry.strideHeight + (geometry.kernelHeight - 1) * geometry.dilationHeight + 1
         let isRun = geometry.dilationWidth == 1
         let activation = epilogue.furtherActivation?.code
 
-        parallel(output.batch * bandsPerImage, scratchFloats: bandTileFloats + keptRows * rowFloats) { unit, scratch in
+        parallel(
+            output.batch * bandsPerImage, scratchFloats: bandTileFloats + 2 * planeFloats + keptRows * rowFloats
+        ) { unit, scratch in
             let image = unit / bandsPerImage
-            let firstRow = unit % bandsPerImage * rowsPerBand
-            let rowCount = min(rowsPerBand, output.height - firstRow)
-            guard rowCount > 0 else { return }
-            let kept = scratch + bandTileFloats
+            let firstTarget = unit % bandsPerImage * rowsPerBand
+            let targetRows = firstTarget..<min(firstTarget + rowsPerBand, outputPlane.height)
+            guard !targetRows.isEmpty else { return }
+            let resultBand = pooling?.inputRows(targetRows) ?? targetRows
+            let firstRow = resultBand.lowerBound
+            let rowCount = resultBand.count
+            let plane = scratch + bandTileFloats
+            let kept = plane + 2 * planeFloats
             kernels.keepDenseRows(
                 DenseRows(
-                    source: source + image * geometry.input.pixelCount * 16, sourceHeight: geometry.input.height,
-                    sourceWidth: geometry.input.width, channels: channels,
+                    source: source + image * geometry.input.pixelCount * (isCompact ? channels : 16),
+                    isCompact: isCompact, sourceHeight: geometry.input.height, sourceWidth: geometry.input.width,
+                    channels: channels,
                     first: firstRow * geometry.strideHeight - geometry.paddingHeight, left: -geometry.paddingWidth,
                     rowCount: (rowCount - 1) * geometry.strideHeight
                         + (geometry.kernelHeight - 1) * geometry.dilationHeight + 1,
@@ -52,6 +74,7 @@ extension InstructionBinding {
                 for row in 0..<rowCount {
                     let pixel = (image * output.height + firstRow + row) * output.width
                     let place = block * 2 * output.blockFloats + pixel * 16
+                    let result = pooling == nil ? target + place : plane + row * output.width * 16
                     kernels.denseProduct(
                         DenseProduct(
                             rows: kept + row * geometry.strideHeight * rowFloats,
@@ -62,7 +85,7 @@ extension InstructionBinding {
                             run: isRun ? geometry.kernelWidth * channels : channels,
                             weights: packed + block * termCount * 32, pixelCount: output.width, blockCount: blockCount,
                             epilogue: BandEpilogue(
-                                output: target + place, blockStride: output.blockFloats,
+                                output: result, blockStride: pooling == nil ? output.blockFloats : planeFloats,
                                 bias: bias.map { $0 + block * 32 }, residual: residual.map { $0 + place },
                                 relu: epilogue.relu, pixelOffsets: nil),
                             tile: scratch))
@@ -73,6 +96,17 @@ extension InstructionBinding {
                             activation, UnsafePointer(written), written, output.width,
                             output.lanes(of: block * 2 + half))
                     }
+                }
+                guard let pooling else { continue }
+                var window = PoolingWindow(pooling)
+                window.inputHeight = rowCount
+                window.outputHeight = targetRows.count
+                window.paddingHeight = firstRow - (firstTarget * pooling.strideHeight - pooling.paddingHeight)
+                for half in 0..<blockCount {
+                    let place = ((block * 2 + half) * output.batch + image) * outputPlane.planeFloats
+                    let rows = target + (place + firstTarget * outputPlane.width * 16)
+                    kernels.maxPool(
+                        window, plane + half * planeFloats, rows, nil, output.lanes(of: block * 2 + half))
                 }
             }
         }

@@ -132,7 +132,16 @@ extension InstructionBinding {
             (0..<3).flatMap { channel in (0..<256).map { (Float($0) / 255 - mean[channel]) / deviation[channel] } })
         let piece = 2048
         parallel((shape.pixels + piece - 1) / piece) { unit, _ in
-            for pixel in unit * piece..<min((unit + 1) * piece, shape.pixels) {
+            let run = unit * piece..<min((unit + 1) * piece, shape.pixels)
+            if shape.isCompact {
+                for pixel in run {
+                    y[pixel * 3] = table.values[Int(pixels[pixel * 3])]
+                    y[pixel * 3 + 1] = table.values[256 + Int(pixels[pixel * 3 + 1])]
+                    y[pixel * 3 + 2] = table.values[512 + Int(pixels[pixel * 3 + 2])]
+                }
+                return
+            }
+            for pixel in run {
                 var value = SIMD16<Float>.zero
                 value[0] = table.values[Int(pixels[pixel * 3])]
                 value[1] = table.values[256 + Int(pixels[pixel * 3 + 1])]

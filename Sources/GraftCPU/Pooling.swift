@@ -2,7 +2,7 @@ import GraftCPUKernelInterface
 import GraftGraph
 
 extension PoolingWindow {
-    fileprivate init(_ geometry: PoolingGeometry) {
+    init(_ geometry: PoolingGeometry) {
         let output = geometry.output
         self.init(
             inputHeight: geometry.input.height, inputWidth: geometry.input.width, outputHeight: output.height,

@@ -3,7 +3,7 @@ import GraftTensor
 /// The memory layout of the CPU kernel classes, in Swift and in OpenCL C alike.
 ///
 /// - Activation (and int32 indices): `[⌈C/16⌉][N][H][W][16]`, the channel block outermost, the batch inside it. Lanes
-///   of channels that do not exist hold zero, always.
+///   of channels that do not exist hold zero, always. A compact one (``ActivationShape/isCompact``): `[N][H][W][C]`.
 /// - Winograd weight: the weight's transform, laid out as a weight with 6×6 kernels.
 /// - Channel vector: `⌈C/32⌉ · 32` floats, zero behind the last channel.
 /// - Weight `[K, C/groups, R, S]`: `[⌈K/32⌉][R·S][B][16][32]`, for a block of 32 output channels, kernel position,
@@ -20,7 +20,7 @@ package enum ChannelBlockedLayout {
 
     /// Where whole blocks of channels begin, in bytes; nil for a range that shares a block with other channels.
     package static func channelOffset(of channels: Range<Int>, in shape: ActivationShape) -> Int? {
-        guard channels.lowerBound % block == 0,
+        guard !shape.isCompact, channels.lowerBound % block == 0,
             channels.upperBound % block == 0 || channels.upperBound == shape.channels
         else { return nil }
         return 4 * channels.lowerBound * shape.batch * shape.pixelCount
@@ -29,6 +29,7 @@ package enum ChannelBlockedLayout {
     /// Bytes of a value.
     package static func byteCount(of kind: ValueKind) -> Int {
         switch kind {
+        case .activation(let shape) where shape.isCompact: 4 * shape.elementCount
         case .activation(let shape), .indices(let shape):
             4 * blockCount(shape.channels) * shape.batch * shape.pixelCount * block
         case .weight(let weight): 4 * WeightBlocking(weight).elementCount
@@ -85,11 +86,13 @@ package enum ChannelBlockedLayout {
         let target = UnsafeMutableRawBufferPointer(rebasing: target[..<byteCount])
         let distribution = byteCount < leastDistributedByteCount ? inOrder : distribution
         switch (kind, tensor.storage) {
+        case (.activation(let shape), .float32(let values)) where shape.isCompact:
+            copyToPixels(values, shape, target, distribution)
         case (.activation(let shape), .float32(let values)): copyToBlocks(values, shape, target, distribution)
         case (.indices(let shape), .int32(let values)): copyToBlocks(values, shape, target, distribution)
-        case (.weight(let weight), .float32(let values)): copyToBlocks(values, weight, target)
+        case (.weight(let weight), .float32(let values)): copyToBlocks(values, weight, target, distribution)
         case (.winogradWeight(let weight), .float32(let values)):
-            copyToBlocks(Winograd.transform(weight: values), weight.winograd, target)
+            copyTransformToBlocks(values, weight, target, distribution)
         case (.channelVector, .float32(let values)), (.metrics, .float32(let values)): copyPrefix(values, target)
         case (.labels, .int32(let values)): copyPrefix(values, target)
         case (.pixels, .uint8(let values)): copyPrefix(values, target)
@@ -104,6 +107,8 @@ package enum ChannelBlockedLayout {
     package static func unpack(_ bytes: UnsafeRawBufferPointer, kind: ValueKind) -> HostTensor {
         let shape = kind.hostShape
         switch kind {
+        case .activation(let extents) where extents.isCompact:
+            return HostTensor(shape, copyFromPixels(bytes.bindMemory(to: Float.self), extents))
         case .activation(let extents):
             return HostTensor(shape, copyFromBlocks(bytes.bindMemory(to: Float.self), extents, zero: 0))
         case .indices(let extents):
@@ -132,22 +137,111 @@ package enum ChannelBlockedLayout {
     }
 
     private static func copyToBlocks(
-        _ values: [Float], _ weight: WeightShape, _ target: UnsafeMutableRawBufferPointer
+        _ values: [Float], _ weight: WeightShape, _ target: UnsafeMutableRawBufferPointer, _ distribution: Distribution
     ) {
-        target.initializeMemory(as: UInt8.self, repeating: 0)
-        let packed = target.bindMemory(to: Float.self)
-        WeightBlocking(weight).forEachRun { logical, offset, count, logicalStride in
-            for lane in 0..<count { packed[offset + lane] = values[logical + lane * logicalStride] }
+        let blocking = WeightBlocking(weight)
+        let stride = target.count / max(blocking.runBlockCount, 1)
+        // Every unit writes an output block of its own.
+        nonisolated(unsafe) let target = target
+        distribution(blocking.runBlockCount) { block in
+            UnsafeMutableRawBufferPointer(rebasing: target[block * stride..<(block + 1) * stride])
+                .initializeMemory(as: UInt8.self, repeating: 0)
+            let packed = target.bindMemory(to: Float.self)
+            values.withUnsafeBufferPointer { values in
+                blocking.forEachRun(of: block) { logical, offset, count, logicalStride in
+                    for lane in 0..<count { packed[offset + lane] = values[logical + lane * logicalStride] }
+                }
+            }
+        }
+    }
+
+    /// The same of ``Winograd/transform(weight:)``, of which only an output block exists at a time.
+    private static func copyTransformToBlocks(
+        _ values: [Float], _ weight: WeightShape, _ target: UnsafeMutableRawBufferPointer, _ distribution: Distribution
+    ) {
+        let blocking = WeightBlocking(weight.winograd)
+        let stride = target.count / max(blocking.runBlockCount, 1)
+        let filterSize = weight.inputChannelsPerGroup * Winograd.productCount
+        let sourceSize = weight.inputChannelsPerGroup * weight.kernelHeight * weight.kernelWidth
+        nonisolated(unsafe) let target = target
+        distribution(blocking.runBlockCount) { block in
+            UnsafeMutableRawBufferPointer(rebasing: target[block * stride..<(block + 1) * stride])
+                .initializeMemory(as: UInt8.self, repeating: 0)
+            let packed = target.bindMemory(to: Float.self)
+            let filters = block * outputBlock..<min((block + 1) * outputBlock, weight.outputChannels)
+            let first = filters.lowerBound * filterSize
+            let transformed = values.withUnsafeBufferPointer {
+                Winograd.transform(
+                    weight: UnsafeBufferPointer(
+                        rebasing: $0[filters.lowerBound * sourceSize..<filters.upperBound * sourceSize]))
+            }
+            transformed.withUnsafeBufferPointer { transformed in
+                blocking.forEachRun(of: block) { logical, offset, count, logicalStride in
+                    let from = logical - first
+                    for lane in 0..<count { packed[offset + lane] = transformed[from + lane * logicalStride] }
+                }
+            }
         }
     }
 
     private static func copyFromBlocks(_ packed: UnsafeBufferPointer<Float>, _ weight: WeightShape) -> [Float] {
         let elementCount = weight.elementCount
         return [Float](unsafeUninitializedCapacity: elementCount) { target, initialized in
-            WeightBlocking(weight).forEachRun { logical, offset, count, logicalStride in
-                for lane in 0..<count { target[logical + lane * logicalStride] = packed[offset + lane] }
+            let blocking = WeightBlocking(weight)
+            for block in 0..<blocking.runBlockCount {
+                blocking.forEachRun(of: block) { logical, offset, count, logicalStride in
+                    for lane in 0..<count { target[logical + lane * logicalStride] = packed[offset + lane] }
+                }
             }
             initialized = elementCount
+        }
+    }
+
+    /// `[N][C][H][W]` to `[N][H][W][C]`, shared out by image.
+    private static func copyToPixels(
+        _ values: [Float], _ shape: ActivationShape, _ target: UnsafeMutableRawBufferPointer,
+        _ distribution: Distribution
+    ) {
+        let (channels, pixels) = (shape.channels, shape.pixelCount)
+        values.withUnsafeBufferPointer { values in
+            guard let host = values.baseAddress, let memory = target.bindMemory(to: Float.self).baseAddress else {
+                return
+            }
+            // Every unit writes an image of its own.
+            nonisolated(unsafe) let target = memory
+            nonisolated(unsafe) let source = host
+            distribution(shape.batch) { image in
+                let planes = source + image * channels * pixels
+                let output = target + image * channels * pixels
+                if channels == 3 {
+                    for pixel in 0..<pixels {
+                        output[pixel * 3] = planes[pixel]
+                        output[pixel * 3 + 1] = planes[pixels + pixel]
+                        output[pixel * 3 + 2] = planes[2 * pixels + pixel]
+                    }
+                } else {
+                    for pixel in 0..<pixels {
+                        for channel in 0..<channels {
+                            output[pixel * channels + channel] = planes[channel * pixels + pixel]
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    private static func copyFromPixels(_ packed: UnsafeBufferPointer<Float>, _ shape: ActivationShape) -> [Float] {
+        let (channels, pixels) = (shape.channels, shape.pixelCount)
+        return [Float](unsafeUninitializedCapacity: shape.elementCount) { target, initialized in
+            for image in 0..<shape.batch {
+                let first = image * channels * pixels
+                for channel in 0..<channels {
+                    for pixel in 0..<pixels {
+                        target[first + channel * pixels + pixel] = packed[first + pixel * channels + channel]
+                    }
+                }
+            }
+            initialized = shape.elementCount
         }
     }
 
@@ -245,40 +339,41 @@ package struct WeightBlocking: Hashable, Sendable {
         return first * shape.inputChannelsPerGroup..<(last + 1) * shape.inputChannelsPerGroup
     }
 
-    /// Calls `body(logical index, packed offset, count, logical stride)` for each run of output lanes of one group.
-    package func forEachRun(_ body: (Int, Int, Int, Int) -> Void) {
-        if shape.isDepthwise { return forEachDepthwiseRun(body) }
-        let perGroup = shape.inputChannelsPerGroup
-        let outputsPerGroup = max(shape.outputChannels / shape.groups, 1)
-        let positions = shape.kernelHeight * shape.kernelWidth
-        let stride = perGroup * positions
-        for block in 0..<outputBlockCount {
-            let firstInput = firstInputBlock(of: block) * 16
-            var output = block * 32
-            let end = min(output + 32, shape.outputChannels)
-            while output < end {
-                let group = output / outputsPerGroup
-                let runEnd = min(end, (group + 1) * outputsPerGroup)
-                for position in 0..<positions {
-                    for channel in 0..<perGroup {
-                        let lane = group * perGroup + channel - firstInput
-                        let offset = ((block * positions + position) * inputBlockCount * 16 + lane) * 32 + output % 32
-                        body((output * perGroup + channel) * positions + position, offset, runEnd - output, stride)
-                    }
-                }
-                output = runEnd
-            }
-        }
+    /// Blocks of output channels, one behind the other in memory: of 16 channels for depthwise weights, else of 32.
+    package var runBlockCount: Int {
+        shape.isDepthwise ? ChannelBlockedLayout.blockCount(shape.outputChannels) : outputBlockCount
     }
 
-    private func forEachDepthwiseRun(_ body: (Int, Int, Int, Int) -> Void) {
+    /// Calls `body(logical index, packed offset, count, logical stride)` for each run of output lanes of one group in one
+    /// of the ``runBlockCount`` blocks.
+    package func forEachRun(of block: Int, _ body: (Int, Int, Int, Int) -> Void) {
         let positions = shape.kernelHeight * shape.kernelWidth
-        for first in stride(from: 0, to: shape.outputChannels, by: 16) {
+        if shape.isDepthwise {
+            let first = block * 16
             for position in 0..<positions {
                 body(
-                    first * positions + position, (first / 16 * positions + position) * 16,
+                    first * positions + position, (block * positions + position) * 16,
                     min(16, shape.outputChannels - first), positions)
             }
+            return
+        }
+        let perGroup = shape.inputChannelsPerGroup
+        let outputsPerGroup = max(shape.outputChannels / shape.groups, 1)
+        let stride = perGroup * positions
+        let firstInput = firstInputBlock(of: block) * 16
+        var output = block * 32
+        let end = min(output + 32, shape.outputChannels)
+        while output < end {
+            let group = output / outputsPerGroup
+            let runEnd = min(end, (group + 1) * outputsPerGroup)
+            for position in 0..<positions {
+                for channel in 0..<perGroup {
+                    let lane = group * perGroup + channel - firstInput
+                    let offset = ((block * positions + position) * inputBlockCount * 16 + lane) * 32 + output % 32
+                    body((output * perGroup + channel) * positions + position, offset, runEnd - output, stride)
+                }
+            }
+            output = runEnd
         }
     }
 }

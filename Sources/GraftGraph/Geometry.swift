@@ -5,6 +5,10 @@ package struct ActivationShape: Hashable, Sendable, CustomStringConvertible {
     package var channels: Int
     package var height: Int
     package var width: Int
+    /// Whether the channels of a pixel follow each other without padding, `[N][H][W][C]`, in kernel classes that pad them
+    /// to blocks otherwise: an image that only convolutions of few channels read
+    /// (``ConvolutionGeometry/canReadCompactInput``).
+    package var isCompact = false
 
     package init(_ batch: Int, _ channels: Int, _ height: Int, _ width: Int) {
         self.batch = batch
@@ -18,6 +22,13 @@ package struct ActivationShape: Hashable, Sendable, CustomStringConvertible {
     package var description: String { "[\(batch), \(channels), \(height), \(width)]" }
 
     package func with(channels: Int) -> ActivationShape { ActivationShape(batch, channels, height, width) }
+
+    /// The same extents without padding in memory.
+    package var compact: ActivationShape {
+        var copy = self
+        copy.isCompact = true
+        return copy
+    }
 }
 
 /// A 2-D convolution, `torch.nn.Conv2d`: `output[n,k,p,q] = Σ weight[k,c,r,s] · input[n, g·C/groups + c, p·stride + r·dilation − padding, …]`.
@@ -71,6 +82,21 @@ package struct ConvolutionGeometry: Hashable, Sendable {
             kernelWidth: kernelWidth, groups: groups)
     }
 
+    /// Whether it and its weights' gradient can read an input that is compact: all kernel classes gather so few channels
+    /// in any case.
+    package var canReadCompactInput: Bool {
+        input.channels <= 4 && groups == 1 && kernelHeight * kernelWidth > 1 && method == .direct
+    }
+
+    /// Whether its result can be pooled where it is made, a band of rows at a time: a first layer, whose result is the
+    /// largest of a network, and windows that overlap by little, since rows that two bands need are computed twice.
+    package func canPool(_ pooling: PoolingGeometry, _ epilogue: Epilogue) -> Bool {
+        input.isCompact && canReadCompactInput && pooling.input == output && pooling.kernelHeight == pooling.kernelWidth
+            && (2...3).contains(pooling.kernelHeight) && pooling.strideHeight == pooling.strideWidth
+            && pooling.strideHeight >= 2 && pooling.paddingHeight == pooling.paddingWidth && pooling.dilation == 1
+            && pooling.output.pixelCount > 0 && !epilogue.residual && epilogue.furtherActivation == nil
+    }
+
     /// One filter per channel: kernels of their own run it.
     package var isDepthwise: Bool { weight.isDepthwise }
 
@@ -100,6 +126,30 @@ package struct WeightShape: Hashable, Sendable {
     /// Every channel is a group of its own, with one filter.
     package var isDepthwise: Bool { groups > 1 && groups == inputChannels && outputChannels == inputChannels }
     package var elementCount: Int { outputChannels * inputChannelsPerGroup * kernelHeight * kernelWidth }
+}
+
+extension PoolingGeometry {
+    /// The rows of the input that some rows of the output see.
+    package func inputRows(_ rows: Range<Int>) -> Range<Int> {
+        let first = max(rows.lowerBound * strideHeight - paddingHeight, 0)
+        let end = min((rows.upperBound - 1) * strideHeight - paddingHeight + kernelHeight, input.height)
+        return first..<max(end, first)
+    }
+
+    /// How many rows of the output to a band so that the input's rows, of `rowByteCount` bytes, stay in the second-level
+    /// cache, and each of `threadCount` threads has as many bands as the others.
+    package func rowsPerBand(rowByteCount: Int, threadCount: Int) -> Int {
+        let rows = output.height
+        var most = max((Self.bandByteCount / max(rowByteCount, 1) - kernelHeight) / strideHeight + 1, 1)
+        while most > 1, input.batch * ((rows + most - 1) / most) < 3 * threadCount { most /= 2 }
+        var bands = (rows + most - 1) / most
+        while bands < rows, input.batch * bands < 16 * threadCount, input.batch * bands % threadCount != 0 {
+            bands += 1
+        }
+        return (rows + bands - 1) / bands
+    }
+
+    private static let bandByteCount = 260 << 10
 }
 
 /// A pooling window, `torch.nn.MaxPool2d` / `AvgPool2d`. `output` is computed by ``PoolingGeometry/output(of:)`` once and kept.

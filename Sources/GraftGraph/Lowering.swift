@@ -102,13 +102,15 @@ private struct Lowering {
         /// The node of the activation, and what it computes.
         var relu: Int?
         var activation: Activation?
+        /// The max pooling of the result.
+        var pooling: Int?
         /// The node whose value the instruction writes.
         var output: Int
     }
 
     let graph: Graph
     let options: LoweringOptions
-    let shapes: [ActivationShape]
+    private(set) var shapes: [ActivationShape]
     let plan: FreezeAnalysis
     let cohortOf: [String: Int]
     /// Running statistics that are averaged.
@@ -177,6 +179,21 @@ private struct Lowering {
             for input in node.inputs { consumers[input].append(index) }
         }
         self.consumers = consumers
+        for index in graph.nodes.indices where isCompactImage(index) { shapes[index].isCompact = true }
+    }
+
+    /// Whether a node is an image of which only convolutions read, that can do without padding.
+    private func isCompactImage(_ index: Int) -> Bool {
+        guard case .input = graph.nodes[index].layer, !requested.contains(index), !frontier.contains(index),
+            !flowsGradient(to: index)
+        else { return false }
+        return consumers[index].allSatisfy { consumer in
+            guard case .convolution = graph.nodes[consumer].layer, var geometry = geometry(consumer) else {
+                return false
+            }
+            geometry.method = method(geometry)
+            return geometry.canReadCompactInput
+        }
     }
 
     // MARK: Grouping
@@ -217,6 +234,17 @@ private struct Lowering {
         }
     }
 
+    /// Whether a group's convolution can pool its result itself: nothing else needs it, no backward pass either.
+    private func canPool(_ group: Group, at index: Int) -> Bool {
+        guard case .convolution = graph.nodes[group.head].layer, case .maxPooling = graph.nodes[index].layer,
+            var geometry = geometry(group.head), !flowsGradient(to: index)
+        else { return false }
+        geometry.method = method(geometry)
+        return geometry.canPool(
+            graph.pooling(graph.nodes[index].layer, shapes[group.output]),
+            Epilogue(residual: group.residual != nil, activation: group.activation))
+    }
+
     private mutating func formGroups() {
         var absorbed: Set<Int> = []
         var headOf: [Int: Int] = [:]
@@ -253,8 +281,12 @@ private struct Lowering {
                     group.activation = activation
                     group.output = next
                 }
+                if let next = onlyConsumer(of: group.output), canPool(group, at: next) {
+                    group.pooling = next
+                    group.output = next
+                }
             }
-            for member in [group.foldedNorm, group.add, group.relu].compactMap({ $0 }) { absorbed.insert(member) }
+            absorbed.formUnion([group.foldedNorm, group.add, group.relu, group.pooling].compactMap { $0 })
             headOf[group.output] = index
             groups.append(group)
         }
@@ -424,6 +456,10 @@ private struct Lowering {
                 inputs.append(parameter("\(node.module).bias", .channelVector(geometry.outputChannels)))
             }
             if let residual = group.residual { inputs.append(value(residual)) }
+            if let pooling = group.pooling {
+                epilogue.maxPooling = graph.pooling(
+                    graph.nodes[pooling].layer, shapes[graph.nodes[pooling].inputs[0]])
+            }
             let output = newValue(of: group.output)
             append(.convolution(geometry, epilogue), inputs, [output])
             valueOf[group.output] = output

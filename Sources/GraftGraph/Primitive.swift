@@ -1,5 +1,5 @@
 /// What is applied to each element of a convolution's or batch norm's result before it is stored, in this order:
-/// `+ bias`, `+ residual`, the activation.
+/// `+ bias`, `+ residual`, the activation. A convolution can pool the result.
 package struct Epilogue: Hashable, Sendable {
     /// A channel vector is added (convolution only; batch norm has its own shift).
     package var bias: Bool
@@ -7,6 +7,9 @@ package struct Epilogue: Hashable, Sendable {
     package var residual: Bool
     /// The function applied last. NaN stays NaN, as in `torch.relu`.
     package var activation: Activation?
+    /// The output is the maxima of windows over the result (convolution only, where
+    /// ``ConvolutionGeometry/canPool(_:_:)`` says so): the result itself is never in memory as a whole.
+    package var maxPooling: PoolingGeometry?
 
     package init(bias: Bool = false, residual: Bool = false, activation: Activation?) {
         self.bias = bias

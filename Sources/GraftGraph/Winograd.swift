@@ -38,24 +38,27 @@ package enum Winograd {
 
     /// Transforms a weight `[K, C, 3, 3]` to `[K, C, 6, 6]`, `G g Gᵀ` for each filter g, in float64, rounded once.
     package static func transform(weight: [Float]) -> [Float] {
+        weight.withUnsafeBufferPointer { transform(weight: $0) }
+    }
+
+    /// The same of weights in memory.
+    package static func transform(weight: UnsafeBufferPointer<Float>) -> [Float] {
         let count = weight.count / 9
         let matrix = weightMatrix.flatMap { $0 }
         return [Float](unsafeUninitializedCapacity: count * 36) { target, initialized in
-            weight.withUnsafeBufferPointer { weight in
-                matrix.withUnsafeBufferPointer { matrix in
-                    for filter in 0..<count {
-                        let g = filter * 9
-                        for i in 0..<6 {
-                            func rowTimesColumn(_ column: Int) -> Double {
-                                matrix[i * 3] * Double(weight[g + column])
-                                    + matrix[i * 3 + 1] * Double(weight[g + 3 + column])
-                                    + matrix[i * 3 + 2] * Double(weight[g + 6 + column])
-                            }
-                            let row = (rowTimesColumn(0), rowTimesColumn(1), rowTimesColumn(2))
-                            for j in 0..<6 {
-                                target[filter * 36 + i * 6 + j] = Float(
-                                    row.0 * matrix[j * 3] + row.1 * matrix[j * 3 + 1] + row.2 * matrix[j * 3 + 2])
-                            }
+            matrix.withUnsafeBufferPointer { matrix in
+                for filter in 0..<count {
+                    let g = filter * 9
+                    for i in 0..<6 {
+                        func rowTimesColumn(_ column: Int) -> Double {
+                            matrix[i * 3] * Double(weight[g + column])
+                                + matrix[i * 3 + 1] * Double(weight[g + 3 + column])
+                                + matrix[i * 3 + 2] * Double(weight[g + 6 + column])
+                        }
+                        let row = (rowTimesColumn(0), rowTimesColumn(1), rowTimesColumn(2))
+                        for j in 0..<6 {
+                            target[filter * 36 + i * 6 + j] = Float(
+                                row.0 * matrix[j * 3] + row.1 * matrix[j * 3 + 1] + row.2 * matrix[j * 3 + 2])
                         }
                     }
                 }

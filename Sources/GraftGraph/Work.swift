@@ -95,6 +95,9 @@ extension Primitive {
     /// The extents that decide the work, for profiles: `[8, 64, 56, 56] 3×3 → 128 /2`.
     package var shapeText: String {
         switch self {
+        case .convolution(let g, let epilogue) where epilogue.maxPooling != nil:
+            Primitive.convolution(g, .none).shapeText
+                + (epilogue.maxPooling.map { ", max \($0.kernelHeight)×\($0.kernelWidth) /\($0.strideHeight)" } ?? "")
         case .convolution(let g, _), .convolutionInputGradient(let g, _), .convolutionWeightGradient(let g):
             "\(g.input) \(g.kernelHeight)×\(g.kernelWidth) → \(g.outputChannels)"
                 + (g.strideHeight > 1 ? " /\(g.strideHeight)" : "") + (g.groups > 1 ? " groups \(g.groups)" : "")

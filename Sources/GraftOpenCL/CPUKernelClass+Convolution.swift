@@ -120,15 +120,26 @@
             let tiles = ceilDivide(pixels, tile)
             let tileFloats = taps * blocks * 16 * tile
             let kbCount = blocking.outputBlockCount
+            let pooling = dense > 0 ? convolution.epilogue.maxPooling : nil
+            // Rows of the result that a band of rows of the pooled plane needs.
+            var resultRows = 0
             let bandTiles: Int
             let bands: Int
             let kbPerItem: Int
-            if dense > 0 {
+            if let pooling {
+                bandTiles = pooling.rowsPerBand(
+                    rowByteCount: convolution.gridWidth * 128, threadCount: device.computeUnitCount)
+                resultRows = min(
+                    (bandTiles - 1) * pooling.strideHeight + pooling.kernelHeight, convolution.gridHeight)
+                bands = convolution.input.batch * ceilDivide(pooling.output.height, bandTiles)
+                kbPerItem = kbCount
+            } else if dense > 0 {
                 // Rows of one image, kept for all output blocks.
                 let height = convolution.gridHeight
                 var most = max(Self.bandDenseTiles / ceilDivide(convolution.gridWidth, tile), 1)
                 while most > 1, convolution.input.batch * ceilDivide(height, most) < Self.itemCount / 2 { most /= 2 }
                 bandTiles = evenShare(of: height, atMost: most)
+                resultRows = bandTiles
                 bands = convolution.input.batch * ceilDivide(height, bandTiles)
                 kbPerItem = kbCount
             } else {
@@ -158,6 +169,8 @@
             define("DIRECT", isDirect ? 1 : 0)
             define("DENSE", dense)
             define("DENSE_STRIDE", convolution.strideWidth * dense)
+            define("COMPACT", convolution.input.isCompact ? 1 : 0)
+            define("POOL", pooling?.kernelHeight ?? 0)
 
             var arguments = Array(operands.prefix(2))
             arguments.append(convolution.epilogue.bias ? operands[2] : operands[1])
@@ -165,15 +178,16 @@
             arguments += operands.suffix(1)
             if !isDirect {
                 let tilesPerRow = ceilDivide(convolution.gridWidth, tile)
-                let table = ((dense > 0 ? tilesPerRow : 1) * bandTiles * tile + 15) / 16 * 16
+                let table = ((dense > 0 ? tilesPerRow * resultRows : bandTiles) * tile + 15) / 16 * 16
+                let planeFloats = pooling == nil ? 0 : resultRows * convolution.gridWidth * 16
                 var held = bandTiles * tileFloats
                 if dense > 0 {
                     let rowSpan = max(convolution.rows - 1, 0) * abs(convolution.stepHeight)
                     let columnSpan = max(convolution.columns - 1, 0) * abs(convolution.stepWidth)
                     let columnCount = (tilesPerRow * tile - 1) * convolution.strideWidth + columnSpan + 1
                     held =
-                        taps * dense * 32
-                        + ((bandTiles - 1) * convolution.strideHeight + rowSpan + 1) * (columnCount * dense + 4)
+                        taps * dense * 32 + 2 * planeFloats
+                        + ((resultRows - 1) * convolution.strideHeight + rowSpan + 1) * (columnCount * dense + 4)
                 }
                 let slab = (table + held + 127) / 128 * 128
                 arguments.append(plan.takeWorkspace(floats: workers * slab))
@@ -186,11 +200,17 @@
                 arguments += integers(
                     convolution.output.height, convolution.output.width, scatter.strideHeight, scatter.strideWidth,
                     scatter.offsetHeight, scatter.offsetWidth)
+                if let pooling {
+                    arguments += integers(
+                        pooling.output.height, pooling.output.width, pooling.strideHeight, pooling.paddingHeight,
+                        planeFloats, resultRows)
+                }
             }
             arguments += integers(Self.epilogueBits(convolution.epilogue, channels: convolution.output.channels))
             arguments += integers(
                 pixels, convolution.input.batch * convolution.input.pixelCount,
-                convolution.output.batch * convolution.output.pixelCount, convolution.output.channels,
+                convolution.output.batch * (pooling?.output ?? convolution.output).pixelCount,
+                convolution.output.channels,
                 ChannelBlockedLayout.blockCount(convolution.input.channels), blocks,
                 convolution.output.channels / convolution.groups, convolution.input.channels / convolution.groups, taps,
                 items, bands, bandTiles, kbCount, kbPerItem, partBlocks,
@@ -348,7 +368,7 @@
                 Self.gradientFile, "dense_weight_gradient",
                 [
                     .init("VECTOR", vectorWidth), .init("COLUMNS", tilePixels), .init("DENSE", channels),
-                    .init("DENSE_STRIDE", stride),
+                    .init("DENSE_STRIDE", stride), .init("COMPACT", geometry.input.isCompact ? 1 : 0),
                 ],
                 [.input(0), .input(1), sums, scratch]
                     + integers(

@@ -87,7 +87,7 @@
             var plan = LaunchPlan()
             let pixels = shape.batch * shape.pixelCount
             plan.launch(
-                Self.file, "normalize_image", [],
+                Self.file, "normalize_image", shape.isCompact ? [.init("COMPACT", 1)] : [],
                 [.input(0), .output(0)] + integers(pixels, Self.runVectors)
                     + (mean + deviation).map { .float32($0) },
                 global: ceilDivide(pixels, Self.runVectors))

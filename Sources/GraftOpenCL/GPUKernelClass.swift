@@ -140,6 +140,8 @@
 
         package func workspaceByteCount(for primitive: Primitive) -> Int {
             switch primitive {
+            case .convolution(let geometry, var epilogue) where epilogue.maxPooling != nil:
+                workspaceByteCountUnpooled(geometry, &epilogue) + 4 * geometry.output.elementCount
             case .convolution(let geometry, _) where geometry.isDepthwise: 0
             case .convolutionInputGradient(let geometry, _) where geometry.isDepthwise: 0
             case .convolutionWeightGradient(let geometry) where geometry.isDepthwise:
@@ -179,6 +181,8 @@
             switch primitive {
             case .imageNormalization(let shape, let mean, let deviation):
                 return try imageNormalization(shape, mean: mean, deviation: deviation)
+            case .convolution(let geometry, let epilogue) where epilogue.maxPooling != nil:
+                return try pooledConvolution(geometry, epilogue)
             case .convolution(let geometry, let epilogue) where geometry.isDepthwise:
                 return depthwise(geometry, epilogue)
             case .convolutionInputGradient(let geometry, let addend) where geometry.isDepthwise:
@@ -346,6 +350,32 @@
 
         private func usesWinogradWeightGradient(_ geometry: ConvolutionGeometry) -> Bool {
             usesWinograd(geometry) && WinogradPlan.paysForWeightGradient(geometry)
+        }
+
+        /// The workspace without the pooling, up to where its result may begin.
+        private func workspaceByteCountUnpooled(_ geometry: ConvolutionGeometry, _ epilogue: inout Epilogue) -> Int {
+            epilogue.maxPooling = nil
+            let alignment = KernelArgument.workspaceAlignment
+            return (workspaceByteCount(for: .convolution(geometry, epilogue)) + alignment - 1) / alignment * alignment
+        }
+
+        /// The convolution into the workspace, and the pooling from there.
+        private func pooledConvolution(
+            _ geometry: ConvolutionGeometry, _ epilogue: Epilogue
+        ) throws(DeviceError) -> [KernelLaunch] {
+            guard let pooling = epilogue.maxPooling else { return [] }
+            var unpooled = epilogue
+            let result = KernelArgument.workspace(
+                offset: workspaceByteCountUnpooled(geometry, &unpooled), byteCount: 4 * geometry.output.elementCount)
+            func replacing(_ old: KernelArgument, in primitive: Primitive) throws(DeviceError) -> [KernelLaunch] {
+                var launches = try self.launches(for: primitive, cohortByteCount: 0)
+                for index in launches.indices {
+                    launches[index].arguments = launches[index].arguments.map { $0 == old ? result : $0 }
+                }
+                return launches
+            }
+            return try replacing(.output(0), in: .convolution(geometry, unpooled))
+                + replacing(.input(0), in: .maxPooling(pooling, indices: false))
         }
 
         /// Kernels index elements with 32-bit integers.

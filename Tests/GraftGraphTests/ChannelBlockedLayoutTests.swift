@@ -87,6 +87,28 @@ struct ChannelBlockedLayoutTests {
         #expect(wrong == 0)
     }
 
+    @Test("a compact image lies pixel by pixel", arguments: [1, 2, 3, 4])
+    func compactImage(channels: Int) throws {
+        let shape = ActivationShape(2, channels, 3, 5).compact
+        let kind = ValueKind.activation(shape)
+        #expect(ChannelBlockedLayout.byteCount(of: kind) == 4 * shape.elementCount)
+        let tensor = Self.counting(kind)
+        let bytes = try ChannelBlockedLayout.pack(tensor, kind: kind)
+        let floats = bytes.withUnsafeBytes { Array($0.bindMemory(to: Float.self)) }
+        let values = try #require(tensor.floats)
+        for image in 0..<2 {
+            for pixel in 0..<15 {
+                for channel in 0..<channels {
+                    #expect(
+                        floats[(image * 15 + pixel) * channels + channel]
+                            == values[(image * channels + channel) * 15 + pixel])
+                }
+            }
+        }
+        #expect(bytes.withUnsafeBytes { ChannelBlockedLayout.unpack($0, kind: kind) } == tensor)
+        #expect(ChannelBlockedLayout.channelOffset(of: 0..<channels, in: shape) == nil)
+    }
+
     @Test("a depthwise weight's element lies in its channel's lane", arguments: weights.filter(\.isDepthwise))
     func depthwiseWeightPlace(weight: WeightShape) throws {
         let bytes = try ChannelBlockedLayout.pack(Self.counting(.weight(weight)), kind: .weight(weight))

@@ -231,6 +231,70 @@ extension Program {
         #expect(try graph.index(of: "logits") == graph.outputIndex)
     }
 
+    /// A first layer with max pooling behind it, and a head; `second` reads the image too.
+    private func pooledGraph(second: ConvolutionLayer? = nil) -> Graph {
+        var graph = Graph()
+        let image = graph.add("input", .input(channels: 3))
+        var x = graph.add("conv1", .convolution(ConvolutionLayer(3, 8, kernel: 3, padding: 1)), image)
+        x = graph.add("bn1", .batchNormalization(channels: 8), x)
+        x = graph.add("relu", .relu, x)
+        x = graph.add("maxpool", .maxPooling(kernel: 3, stride: 2, padding: 1), x)
+        if let second {
+            let other = graph.add("second", .convolution(second), image)
+            x = graph.add("join", .concatenation, x, other)
+        }
+        x = graph.add("avgpool", .adaptiveAveragePooling(height: 1, width: 1), x)
+        x = graph.add("flatten", .flatten, x)
+        _ = graph.add("fc", .linear(inputFeatures: second == nil ? 8 : 16, outputFeatures: 2), x)
+        return graph
+    }
+
+    /// Geometry and epilogue of the instruction that a node's value comes from.
+    private func convolution(_ program: Program, _ node: String) throws -> (ConvolutionGeometry, Epilogue) {
+        let instruction = try #require(program.instructions.first { $0.node == node })
+        guard case .convolution(let geometry, let epilogue) = instruction.primitive else {
+            Issue.record("\(node) is no convolution")
+            throw GraphError.unknownNode(node, near: [])
+        }
+        return (geometry, epilogue)
+    }
+
+    @Test func aFirstLayerReadsACompactImageAndPoolsItsResult() throws {
+        let inference = try program(pooledGraph(), mode: .inference)
+        #expect(inference.kinds() == [.convolution, .adaptiveAveragePooling, .convolution])
+        let (geometry, epilogue) = try convolution(inference, "maxpool")
+        #expect(geometry.input.isCompact && epilogue.relu && epilogue.bias)
+        #expect(epilogue.maxPooling?.output == ActivationShape(2, 8, 4, 4))
+        let input = try #require(inference.inputs["input"])
+        #expect(inference[input].kind == .activation(ActivationShape(2, 3, 8, 8).compact))
+
+        // What is asked for is kept.
+        let both = try program(pooledGraph(), mode: .inference, outputs: ["relu", "logits"])
+        #expect(both.count(.maxPooling) == 1)
+        #expect(try convolution(both, "relu").1.maxPooling == nil)
+
+        // A frozen first layer pools in training too, one whose gradient passes the pooling does not.
+        let head = try program(pooledGraph(), mode: .training, trainable: ["fc"])
+        #expect(head.count(.maxPooling) == 0)
+        let all = try program(pooledGraph(), mode: .training, trainable: ["conv1", "bn1", "fc"])
+        #expect(all.count(.maxPooling) == 1 && all.count(.maxPoolingGradient) == 1)
+        #expect(try convolution(all, "conv1").0.input.isCompact)
+    }
+
+    @Test func anImageThatOthersReadIsPadded() throws {
+        func isCompact(_ second: ConvolutionLayer, outputs: [String] = []) throws -> Bool {
+            let program = try program(pooledGraph(second: second), mode: .inference, outputs: outputs)
+            let input = try #require(program.inputs["input"])
+            guard case .activation(let shape) = program[input].kind else { return false }
+            return shape.isCompact
+        }
+        let gathered = ConvolutionLayer(3, 8, kernel: 3, stride: 2, padding: 1)
+        #expect(try isCompact(gathered))
+        // A 1×1 convolution reads blocks of channels where they lie.
+        #expect(try !isCompact(ConvolutionLayer(3, 8, kernel: 1, stride: 2)))
+        #expect(try !isCompact(gathered, outputs: ["input", "logits"]))
+    }
+
     @Test func anExactProgramSumsEveryConvolutionDirectly() throws {
         var graph = Graph()
         var x = graph.add("input", .input(channels: 32))

@@ -1905,8 +1905,13 @@ func keepDenseRows(_ rows: DenseRows) {
             target += channels * 4
         }
         if low < high {
-            var source = UnsafeRawPointer(rows.source + (sourceRow * rows.sourceWidth + rows.left + low) * 16)
-            if channels <= 4 {
+            let pixelFloats = rows.isCompact ? channels : 16
+            var source = UnsafeRawPointer(rows.source + (sourceRow * rows.sourceWidth + rows.left + low) * pixelFloats)
+            if rows.isCompact {
+                let byteCount = (high - low) * channels * 4
+                target.copyMemory(from: source, byteCount: byteCount)
+                target += byteCount
+            } else if channels <= 4 {
                 for _ in low..<high {
                     target.storeBytes(of: source.load(as: SIMD4<Float>.self), as: SIMD4<Float>.self)
                     source += 64
@@ -2004,7 +2009,18 @@ func gatherDense(_ gather: Gather, _ first: Int, _ count: Int) {
     // Lanes behind the last term are zero.
     let lastBlock = (gather.tapCount * gather.channels + 15) / 16 - 1
     zero(gather.target + lastBlock * gather.capacity * 16, count)
-    if gather.channels <= 4 {
+    if gather.isCompact {
+        fillDense(gather, first, count, 4) { source, target in
+            // Not whole: the next pixel's channels are no zeros, and behind the last pixel may be no memory.
+            var value = SIMD4<Float>(source[0], 0, 0, 0)
+            if gather.channels > 1 { value[1] = source[1] }
+            if gather.channels > 2 { value[2] = source[2] }
+            if gather.channels > 3 { value[3] = source[3] }
+            UnsafeMutableRawPointer(target).storeBytes(of: value, as: SIMD4<Float>.self)
+        } clear: { target in
+            UnsafeMutableRawPointer(target).storeBytes(of: SIMD4<Float>.zero, as: SIMD4<Float>.self)
+        }
+    } else if gather.channels <= 4 {
         fillDense(gather, first, count, 4) { source, target in
             UnsafeMutableRawPointer(target).storeBytes(
                 of: UnsafeRawPointer(source).load(as: SIMD4<Float>.self), as: SIMD4<Float>.self)
@@ -2029,6 +2045,8 @@ private func fillDense(
     _ copy: (UnsafePointer<Float>, UnsafeMutablePointer<Float>) -> Void, clear: (UnsafeMutablePointer<Float>) -> Void
 ) {
     let channels = gather.channels
+    let pixelFloats = gather.isCompact ? channels : 16
+    let sourceStep = gather.strideWidth * pixelFloats
     forEachSegment(gather, first, count) { imageRow, row, column, length, done in
         for tap in 0..<gather.tapCount {
             let sourceRow = row + Int(gather.tapRows[tap])
@@ -2047,10 +2065,10 @@ private func fillDense(
                     target += 16
                 }
                 if high > low {
-                    var source = gather.source + place * 16
+                    var source = gather.source + place * pixelFloats
                     for _ in low..<high {
                         copy(source, target)
-                        source += gather.strideWidth * 16
+                        source += sourceStep
                         target += 16
                     }
                 }
@@ -2067,10 +2085,10 @@ private func fillDense(
                         target += 16
                     }
                     if high > low {
-                        var source = gather.source + (place * 16 + channel)
+                        var source = gather.source + (place * pixelFloats + channel)
                         for _ in low..<high {
                             target.pointee = source.pointee
-                            source += gather.strideWidth * 16
+                            source += sourceStep
                             target += 16
                         }
                     }

@@ -81,8 +81,9 @@ package struct BandEpilogue {
 
 /// Rows of an image of at most 8 channels, to be copied without the other lanes, with zeros around.
 package struct DenseRows {
-    /// Channel block 0 of one image, `[H][W][16]`; lanes that are no channels are zero.
+    /// Channel block 0 of one image, `[H][W][16]`, or compact, `[H][W][channels]`.
     package var source: UnsafePointer<Float>
+    package var isCompact: Bool
     package var sourceHeight: Int
     package var sourceWidth: Int
     package var channels: Int
@@ -96,10 +97,12 @@ package struct DenseRows {
     package var rowFloats: Int
 
     package init(
-        source: UnsafePointer<Float>, sourceHeight: Int, sourceWidth: Int, channels: Int, first: Int, left: Int,
+        source: UnsafePointer<Float>, isCompact: Bool, sourceHeight: Int, sourceWidth: Int, channels: Int, first: Int,
+        left: Int,
         rowCount: Int, columnCount: Int, target: UnsafeMutablePointer<Float>, rowFloats: Int
     ) {
         self.source = source
+        self.isCompact = isCompact
         self.sourceHeight = sourceHeight
         self.sourceWidth = sourceWidth
         self.channels = channels
@@ -175,6 +178,8 @@ package struct Gather {
     package var capacity: Int
     /// Dense gathering only: channels of the single source block, at most 8.
     package var channels: Int
+    /// Dense gathering only: whether the source is compact, `[N][H][W][channels]`, of at most 4 channels.
+    package var isCompact = false
 
     package init(
         source: UnsafePointer<Float>, blockStride: Int, blockCount: Int, sourceHeight: Int, sourceWidth: Int,
