@@ -235,7 +235,11 @@ public final class RunFolder {
         guard isOpen else { return }
         description?.status = status
         description?.message = message
-        try writeUnsaved()
+        do { try writeUnsaved() } catch {
+            // Weights that cannot be written are no reason to leave the run's end out.
+            if description != nil { try? writeAll() }
+            throw error
+        }
         if description != nil { try writeAll() }
     }
 
@@ -289,9 +293,10 @@ public final class RunFolder {
             "\(step.step),\(step.epoch),\(step.loss),\(step.accuracy),\(step.learningRate),\(rounded(step.imagesPerSecond))\n"
     }
 
-    /// Writes the tables and the weights of an epoch (see ``saveSpacing``), and `best.safetensors` if it is the best so far: the highest
-    /// validation accuracy, or without validation the lowest training loss; the earlier one on ties. Where an average of
-    /// the weights is kept it goes to `ema.safetensors`, its validation decides which is best, and its weights are.
+    /// Writes the tables and the weights of an epoch (see ``saveSpacing``), and `best.safetensors` if it is the best so
+    /// far: the highest validation accuracy, or without validation the lowest training loss; the earlier one on ties. Where
+    /// an average of the weights is kept it goes to `ema.safetensors`, its validation decides which is best, and its weights
+    /// are.
     ///
     /// - Throws: ``GraftError/diverged(epoch:step:)`` for weights that are not finite: earlier files stay as they are.
     public func finish(_ epoch: EpochRecord, model: Model, averaged: Model? = nil) throws {

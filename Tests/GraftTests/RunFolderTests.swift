@@ -222,6 +222,34 @@ import Testing
         #expect(history.confusion.reduce(0) { $0 + $1.count } == 8)
     }
 
+    @Test func theEndIsToldThoughWeightsCannotBeWritten() throws {
+        let folder = try TestFolder()
+        let (_, data, trainer) = try Self.run(in: folder)
+        let run = try RunFolder(folder.path + "/run")
+        run.saveSpacing = 1e9
+        try run.begin(RunDescription(trainer, data: data, validation: data), validation: data)
+        var options = FitOptions()
+        options.epochs = 2
+        options.batchSize = 4
+        try trainer.fit(data, options: options) { event in
+            switch event {
+            case .step(let record): try run.record(record)
+            case .epoch(let record): try run.finish(record, model: try trainer.model())
+            default: break
+            }
+        }
+        let last = run.path + "/last.safetensors"
+        try FileManager.default.removeItem(atPath: last)
+        try FileManager.default.createDirectory(atPath: last, withIntermediateDirectories: false)
+        #expect(throws: (any Error).self) { try run.end(.failed, message: "no room") }
+        let description = try RunDescription(contentsOf: run.path + "/run.json")
+        #expect(description.status == .failed && description.message == "no room")
+        // What waited still does.
+        try FileManager.default.removeItem(atPath: last)
+        try run.end(.failed)
+        #expect(try Model("resnet8_cifar", weights: last).digest() == trainer.model().digest())
+    }
+
     /// A state says what the best score is, so the best weights are on the disk before it.
     @Test func filesThatWaitAreWrittenBeforeAState() throws {
         let folder = try TestFolder()
