@@ -347,12 +347,11 @@ kernel void convolution(GLOBAL_IN x, GLOBAL_IN w, GLOBAL_IN biases, GLOBAL_IN re
     __global int *table = (__global int *)(scratch + (size_t)get_global_id(0) * slabFloats);
 #if DENSE
     const int tilesPerRow = (gridWidth + MR - 1) / MR;
-#if POOL
+#if !POOL
+    const int resultRows = bandTiles, planeFloats = 0;
+#endif
     __global float *plane = (__global float *)table + (resultRows * tilesPerRow * MR + 15) / 16 * 16;
     __global float *slab = plane + 2 * planeFloats;
-#else
-    __global float *slab = (__global float *)table + (bandTiles * tilesPerRow * MR + 15) / 16 * 16;
-#endif
     __global float *packed = slab;
     slab += taps * DENSE * 32;
     // From the first tap to the last one; a kernel without taps has none.
@@ -421,6 +420,14 @@ kernel void convolution(GLOBAL_IN x, GLOBAL_IN w, GLOBAL_IN biases, GLOBAL_IN re
             GLOBAL_IN weights = w + (size_t)kb * reductionBlocks * 512;
 #endif
             const int channels = outputChannels - kb * 32;
+            // Where the results of the output block go, and floats from one of its two halves to the next.
+#if POOL
+            __global float *result = plane;
+            const size_t resultStep = planeFloats;
+#else
+            const size_t resultStep = (size_t)outputPixels * 16;
+            __global float *result = y + kb * 2 * resultStep;
+#endif
 #if DIRECT
             firstBlock = first_input_block(kb, inputBlocks, blocksPerOutput, outputsPerGroup, inputsPerGroup);
 #endif
@@ -434,11 +441,7 @@ kernel void convolution(GLOBAL_IN x, GLOBAL_IN w, GLOBAL_IN biases, GLOBAL_IN re
                 const int lines = isFetching ? (32 + calls - 1) / calls : 0;
                 const __global float *ahead = weights + (size_t)(from + blocks) * 512;
                 for (int k = 0; k < stored; k += 2 * VECTOR) {
-#if POOL
-                    const size_t offset = (size_t)(k / 16) * planeFloats + k % 16;
-#else
-                    const size_t offset = (size_t)(kb * 2 + k / 16) * outputPixels * 16 + k % 16;
-#endif
+                    const size_t offset = (k / 16) * resultStep + k % 16;
                     for (int t = tileFirst; t < tileEnd; ++t, ahead += (size_t)blocks * lines * 16) {
                         Target target;
                         target.epilogue = epilogue;
@@ -472,21 +475,13 @@ kernel void convolution(GLOBAL_IN x, GLOBAL_IN w, GLOBAL_IN biases, GLOBAL_IN re
                         const size_t aStep = MR * 16;
 #endif
 #endif
-#if POOL
-                        target.y = plane + offset;
-#else
-                        target.y = y + offset;
-#endif
-                        // Read only where the epilogue says so.
-                        target.residual = residual + offset;
+                        target.y = result + offset;
+                        // Read only where the epilogue says so; a result that is pooled has none.
+                        target.residual = residual + kb * 2 * resultStep + offset;
                         target.bias = biases + kb * 32 + k;
                         target.channels = channels - k;
 #if VECTOR == 16
-#if POOL
-                        target.second = planeFloats;
-#else
-                        target.second = (size_t)outputPixels * 16;
-#endif
+                        target.second = resultStep;
                         if (channels <= 16)
                             tile(1, a + (size_t)from * aStep, aStep, weights + (size_t)from * 512, blocks, ahead, lines,
                                  target);
@@ -501,7 +496,7 @@ kernel void convolution(GLOBAL_IN x, GLOBAL_IN w, GLOBAL_IN biases, GLOBAL_IN re
             }
 #if POOL
             for (int side = 0; side < (channels > 16 ? 2 : 1); ++side)
-                pool_rows(plane + (size_t)side * planeFloats,
+                pool_rows(result + side * resultStep,
                           y + ((size_t)(kb * 2 + side) * outputPixels + (n * pooledHeight + pooledFirst) * pooledWidth) * 16,
                           pooledFirst, pooledRows, pooledWidth, i0, bandRows, gridWidth, poolStride, poolPadding);
 #endif

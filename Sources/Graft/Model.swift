@@ -121,7 +121,7 @@ public struct Model: Sendable {
             throw GraftError.weightsMismatch("\(path) does not fit \(name): \(report)\nIs --model \(name) right?")
         }
         for (name, tensor) in state {
-            guard let position = tensor.floats?.firstIndex(where: { !$0.isFinite }) else { continue }
+            guard !tensor.isFinite, let position = tensor.floats?.firstIndex(where: { !$0.isFinite }) else { continue }
             throw GraftError.weightsMismatch(
                 "\(path): \(name) holds \(tensor.floats?[position] ?? .nan) at element \(position), of which no score can "
                     + "be computed; take a checkpoint from before the training diverged")

@@ -237,10 +237,10 @@ public final class RunFolder {
         description?.message = message
         do { try writeUnsaved() } catch {
             // Weights that cannot be written are no reason to leave the run's end out.
-            if description != nil { try? writeAll() }
+            try? writeAll()
             throw error
         }
-        if description != nil { try writeAll() }
+        try writeAll()
     }
 
     /// Writes the tables, `run.json` and the page.

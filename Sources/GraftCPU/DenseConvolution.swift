@@ -27,8 +27,7 @@ extension InstructionBinding {
         let rowsPerBand: Int
         let resultRows: Int
         if let pooling {
-            rowsPerBand = pooling.rowsPerBand(rowByteCount: output.width * 128, threadCount: threadCount)
-            resultRows = min((rowsPerBand - 1) * pooling.strideHeight + pooling.kernelHeight, output.height)
+            (rowsPerBand, resultRows) = pooling.band(threadCount: threadCount)
         } else {
             // About 32 tiles of 14 pixels: their rows and an output block's weights stay in the caches next to the processor.
             var most = min(max(448 / output.width, 1), output.height)

@@ -70,3 +70,29 @@ package struct BandPlan: Hashable, Sendable {
         }
     }
 }
+
+extension PoolingGeometry {
+    /// The rows of the input that some rows of the output see.
+    package func inputRows(_ rows: Range<Int>) -> Range<Int> {
+        let first = max(rows.lowerBound * strideHeight - paddingHeight, 0)
+        let end = min((rows.upperBound - 1) * strideHeight - paddingHeight + kernelHeight, input.height)
+        return first..<max(end, first)
+    }
+
+    /// How a convolution that pools its result is cut (``ConvolutionGeometry/canPool(_:_:)``): rows of the pooled plane to
+    /// a band, and rows of the result that a band needs at most. Those of 32 channels stay in the second-level cache, and
+    /// each of `threadCount` threads has as many bands as the others.
+    package func band(threadCount: Int) -> (rows: Int, resultRows: Int) {
+        let all = output.height
+        var most = max((Self.bandByteCount / max(input.width * 32 * 4, 1) - kernelHeight) / strideHeight + 1, 1)
+        while most > 1, input.batch * ((all + most - 1) / most) < 3 * threadCount { most /= 2 }
+        var bands = (all + most - 1) / most
+        while bands < all, input.batch * bands < 16 * threadCount, input.batch * bands % threadCount != 0 {
+            bands += 1
+        }
+        let rows = (all + bands - 1) / bands
+        return (rows, min((rows - 1) * strideHeight + kernelHeight, input.height))
+    }
+
+    private static let bandByteCount = 260 << 10
+}

@@ -139,19 +139,9 @@ package enum ChannelBlockedLayout {
     private static func copyToBlocks(
         _ values: [Float], _ weight: WeightShape, _ target: UnsafeMutableRawBufferPointer, _ distribution: Distribution
     ) {
-        let blocking = WeightBlocking(weight)
-        let stride = target.count / max(blocking.runBlockCount, 1)
-        // Every unit writes an output block of its own.
-        nonisolated(unsafe) let target = target
-        distribution(blocking.runBlockCount) { block in
-            UnsafeMutableRawBufferPointer(rebasing: target[block * stride..<(block + 1) * stride])
-                .initializeMemory(as: UInt8.self, repeating: 0)
-            let packed = target.bindMemory(to: Float.self)
-            values.withUnsafeBufferPointer { values in
-                blocking.forEachRun(of: block) { logical, offset, count, logicalStride in
-                    for lane in 0..<count { packed[offset + lane] = values[logical + lane * logicalStride] }
-                }
-            }
+        values.withUnsafeBufferPointer { values in
+            nonisolated(unsafe) let values = values
+            forEachBlock(of: WeightBlocking(weight), target, distribution) { _, copy in copy(values, 0) }
         }
     }
 
@@ -159,26 +149,38 @@ package enum ChannelBlockedLayout {
     private static func copyTransformToBlocks(
         _ values: [Float], _ weight: WeightShape, _ target: UnsafeMutableRawBufferPointer, _ distribution: Distribution
     ) {
-        let blocking = WeightBlocking(weight.winograd)
+        let filterSize = weight.inputChannelsPerGroup * weight.kernelHeight * weight.kernelWidth
+        values.withUnsafeBufferPointer { values in
+            nonisolated(unsafe) let values = values
+            forEachBlock(of: WeightBlocking(weight.winograd), target, distribution) { block, copy in
+                let filters = block * outputBlock..<min((block + 1) * outputBlock, weight.outputChannels)
+                let transformed = Winograd.transform(
+                    weight: UnsafeBufferPointer(
+                        rebasing: values[filters.lowerBound * filterSize..<filters.upperBound * filterSize]))
+                transformed.withUnsafeBufferPointer {
+                    copy($0, filters.lowerBound * weight.inputChannelsPerGroup * Winograd.productCount)
+                }
+            }
+        }
+    }
+
+    /// Calls `body(block, copy)` for each output block, on any threads; `copy(values, first)` writes the block, zeros
+    /// included, from `values`, which begin with the weight's element `first`.
+    private static func forEachBlock(
+        of blocking: WeightBlocking, _ target: UnsafeMutableRawBufferPointer, _ distribution: Distribution,
+        _ body: @escaping @Sendable (Int, (_ values: UnsafeBufferPointer<Float>, _ first: Int) -> Void) -> Void
+    ) {
         let stride = target.count / max(blocking.runBlockCount, 1)
-        let filterSize = weight.inputChannelsPerGroup * Winograd.productCount
-        let sourceSize = weight.inputChannelsPerGroup * weight.kernelHeight * weight.kernelWidth
+        // Every unit writes an output block of its own.
         nonisolated(unsafe) let target = target
         distribution(blocking.runBlockCount) { block in
-            UnsafeMutableRawBufferPointer(rebasing: target[block * stride..<(block + 1) * stride])
-                .initializeMemory(as: UInt8.self, repeating: 0)
-            let packed = target.bindMemory(to: Float.self)
-            let filters = block * outputBlock..<min((block + 1) * outputBlock, weight.outputChannels)
-            let first = filters.lowerBound * filterSize
-            let transformed = values.withUnsafeBufferPointer {
-                Winograd.transform(
-                    weight: UnsafeBufferPointer(
-                        rebasing: $0[filters.lowerBound * sourceSize..<filters.upperBound * sourceSize]))
-            }
-            transformed.withUnsafeBufferPointer { transformed in
+            body(block) { values, first in
+                UnsafeMutableRawBufferPointer(rebasing: target[block * stride..<(block + 1) * stride])
+                    .initializeMemory(as: UInt8.self, repeating: 0)
+                let packed = target.bindMemory(to: Float.self)
                 blocking.forEachRun(of: block) { logical, offset, count, logicalStride in
                     let from = logical - first
-                    for lane in 0..<count { packed[offset + lane] = transformed[from + lane * logicalStride] }
+                    for lane in 0..<count { packed[offset + lane] = values[from + lane * logicalStride] }
                 }
             }
         }

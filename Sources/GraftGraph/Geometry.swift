@@ -82,11 +82,12 @@ package struct ConvolutionGeometry: Hashable, Sendable {
             kernelWidth: kernelWidth, groups: groups)
     }
 
+    /// A first layer: the lanes of a block of channels would be mostly padding, and are left out of the sums.
+    package var hasFewInputChannels: Bool { input.channels <= 4 && groups == 1 && kernelHeight * kernelWidth > 1 }
+
     /// Whether it and its weights' gradient can read an input that is compact: all kernel classes gather so few channels
     /// in any case.
-    package var canReadCompactInput: Bool {
-        input.channels <= 4 && groups == 1 && kernelHeight * kernelWidth > 1 && method == .direct
-    }
+    package var canReadCompactInput: Bool { hasFewInputChannels && method == .direct }
 
     /// Whether its result can be pooled where it is made, a band of rows at a time: a first layer, whose result is the
     /// largest of a network, and windows that overlap by little, since rows that two bands need are computed twice.
@@ -126,30 +127,6 @@ package struct WeightShape: Hashable, Sendable {
     /// Every channel is a group of its own, with one filter.
     package var isDepthwise: Bool { groups > 1 && groups == inputChannels && outputChannels == inputChannels }
     package var elementCount: Int { outputChannels * inputChannelsPerGroup * kernelHeight * kernelWidth }
-}
-
-extension PoolingGeometry {
-    /// The rows of the input that some rows of the output see.
-    package func inputRows(_ rows: Range<Int>) -> Range<Int> {
-        let first = max(rows.lowerBound * strideHeight - paddingHeight, 0)
-        let end = min((rows.upperBound - 1) * strideHeight - paddingHeight + kernelHeight, input.height)
-        return first..<max(end, first)
-    }
-
-    /// How many rows of the output to a band so that the input's rows, of `rowByteCount` bytes, stay in the second-level
-    /// cache, and each of `threadCount` threads has as many bands as the others.
-    package func rowsPerBand(rowByteCount: Int, threadCount: Int) -> Int {
-        let rows = output.height
-        var most = max((Self.bandByteCount / max(rowByteCount, 1) - kernelHeight) / strideHeight + 1, 1)
-        while most > 1, input.batch * ((rows + most - 1) / most) < 3 * threadCount { most /= 2 }
-        var bands = (rows + most - 1) / most
-        while bands < rows, input.batch * bands < 16 * threadCount, input.batch * bands % threadCount != 0 {
-            bands += 1
-        }
-        return (rows + bands - 1) / bands
-    }
-
-    private static let bandByteCount = 260 << 10
 }
 
 /// A pooling window, `torch.nn.MaxPool2d` / `AvgPool2d`. `output` is computed by ``PoolingGeometry/output(of:)`` once and kept.

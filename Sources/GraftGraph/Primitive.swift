@@ -21,6 +21,13 @@ package struct Epilogue: Hashable, Sendable {
         self.init(bias: bias, residual: residual, activation: relu ? .relu : nil)
     }
 
+    /// The same without the pooling.
+    package var unpooled: Epilogue {
+        var copy = self
+        copy.maxPooling = nil
+        return copy
+    }
+
     /// Whether the activation is the plain ReLU, which kernels apply in registers.
     package var relu: Bool { activation == .relu }
 

@@ -127,10 +127,7 @@
             let bands: Int
             let kbPerItem: Int
             if let pooling {
-                bandTiles = pooling.rowsPerBand(
-                    rowByteCount: convolution.gridWidth * 128, threadCount: device.computeUnitCount)
-                resultRows = min(
-                    (bandTiles - 1) * pooling.strideHeight + pooling.kernelHeight, convolution.gridHeight)
+                (bandTiles, resultRows) = pooling.band(threadCount: device.computeUnitCount)
                 bands = convolution.input.batch * ceilDivide(pooling.output.height, bandTiles)
                 kbPerItem = kbCount
             } else if dense > 0 {
@@ -292,10 +289,7 @@
         func convolutionWeightGradient(_ geometry: ConvolutionGeometry) -> LaunchPlan {
             if geometry.isDepthwise { return depthwiseWeightGradient(geometry) }
             if usesWinogradWeightGradient(geometry) { return winogradWeightGradient(geometry) }
-            let isDense =
-                geometry.input.channels <= 4 && geometry.groups == 1
-                && geometry.kernelHeight * geometry.kernelWidth > 1
-            return isDense ? denseWeightGradient(geometry) : blockedWeightGradient(geometry)
+            return geometry.hasFewInputChannels ? denseWeightGradient(geometry) : blockedWeightGradient(geometry)
         }
 
         private static let gradientFile = "convolution_gradient_cpu"

@@ -140,8 +140,8 @@
 
         package func workspaceByteCount(for primitive: Primitive) -> Int {
             switch primitive {
-            case .convolution(let geometry, var epilogue) where epilogue.maxPooling != nil:
-                workspaceByteCountUnpooled(geometry, &epilogue) + 4 * geometry.output.elementCount
+            case .convolution(let geometry, let epilogue) where epilogue.maxPooling != nil:
+                unpooledResultOffset(geometry, epilogue) + 4 * geometry.output.elementCount
             case .convolution(let geometry, _) where geometry.isDepthwise: 0
             case .convolutionInputGradient(let geometry, _) where geometry.isDepthwise: 0
             case .convolutionWeightGradient(let geometry) where geometry.isDepthwise:
@@ -352,11 +352,11 @@
             usesWinograd(geometry) && WinogradPlan.paysForWeightGradient(geometry)
         }
 
-        /// The workspace without the pooling, up to where its result may begin.
-        private func workspaceByteCountUnpooled(_ geometry: ConvolutionGeometry, _ epilogue: inout Epilogue) -> Int {
-            epilogue.maxPooling = nil
+        /// Where in the workspace the result of a convolution lies that is pooled: behind the convolution's own.
+        private func unpooledResultOffset(_ geometry: ConvolutionGeometry, _ epilogue: Epilogue) -> Int {
             let alignment = KernelArgument.workspaceAlignment
-            return (workspaceByteCount(for: .convolution(geometry, epilogue)) + alignment - 1) / alignment * alignment
+            let own = workspaceByteCount(for: .convolution(geometry, epilogue.unpooled))
+            return (own + alignment - 1) / alignment * alignment
         }
 
         /// The convolution into the workspace, and the pooling from there.
@@ -364,9 +364,8 @@
             _ geometry: ConvolutionGeometry, _ epilogue: Epilogue
         ) throws(DeviceError) -> [KernelLaunch] {
             guard let pooling = epilogue.maxPooling else { return [] }
-            var unpooled = epilogue
             let result = KernelArgument.workspace(
-                offset: workspaceByteCountUnpooled(geometry, &unpooled), byteCount: 4 * geometry.output.elementCount)
+                offset: unpooledResultOffset(geometry, epilogue), byteCount: 4 * geometry.output.elementCount)
             func replacing(_ old: KernelArgument, in primitive: Primitive) throws(DeviceError) -> [KernelLaunch] {
                 var launches = try self.launches(for: primitive, cohortByteCount: 0)
                 for index in launches.indices {
@@ -374,7 +373,7 @@
                 }
                 return launches
             }
-            return try replacing(.output(0), in: .convolution(geometry, unpooled))
+            return try replacing(.output(0), in: .convolution(geometry, epilogue.unpooled))
                 + replacing(.input(0), in: .maxPooling(pooling, indices: false))
         }
 

@@ -98,8 +98,7 @@ package struct DenseRows {
 
     package init(
         source: UnsafePointer<Float>, isCompact: Bool, sourceHeight: Int, sourceWidth: Int, channels: Int, first: Int,
-        left: Int,
-        rowCount: Int, columnCount: Int, target: UnsafeMutablePointer<Float>, rowFloats: Int
+        left: Int, rowCount: Int, columnCount: Int, target: UnsafeMutablePointer<Float>, rowFloats: Int
     ) {
         self.source = source
         self.isCompact = isCompact
