@@ -24,7 +24,7 @@
 // Tunables, set by the host:
 //   ACTIVATION    of the result, where it is not ReLU (prelude.cl). Default 0.
 //   VECTOR        16, 8, 4 floats per vector (prelude.cl): the native width of the device. Default 16.
-//   FETCHES       0, 1     weights are fetched ahead (prelude.cl): on processors. Default 0.
+//   FETCHES       0, 1     operands are fetched ahead (prelude.cl): on processors. Default 0.
 //   MR            1...14   pixels per register tile; 2*MR accumulators of VECTOR floats. Default 14, which is for 32
 //                          registers; 6 for 16 of them.
 //   DIRECT        0, 1     no gather. Default 0.
@@ -75,6 +75,8 @@ typedef struct {
 #if DIRECT
     // Output pixel of the tile's first.
     size_t first;
+    // Whether an item reads its input for the first time: the next tile's is asked for meanwhile.
+    int isNew;
 #else
     // Output pixel of each of the tile's pixels.
     const __global int *table;
@@ -108,6 +110,16 @@ INLINE void tile(const int narrow, const __global float *a, size_t aStep, const 
                  const __global float *ahead, int lines, const Target target) {
     const int biased = target.begins && (target.epilogue & BIASED);
     const int isWhole = target.low == 0 && target.high == MR;
+#if FETCHES
+    // What is added comes in while the products are summed.
+    if (isWhole && target.ends && (target.epilogue & RESIDUAL)) {
+#define FETCH(p)                                \
+    FETCH_SOON(target.residual + PLACE(p));     \
+    if (VECTOR == 16 && !narrow) FETCH_SOON(target.residual + PLACE(p) + target.second);
+        EACH_PIXEL(FETCH)
+#undef FETCH
+    }
+#endif
     const vector start0 = biased ? LOAD(target.bias) : ZERO_VECTOR;
     const vector start1 = biased && !narrow ? LOAD(target.bias + VECTOR) : ZERO_VECTOR;
 #define DECLARE(p) vector left##p = start0, right##p = start1;
@@ -133,6 +145,13 @@ INLINE void tile(const int narrow, const __global float *a, size_t aStep, const 
 #define A_STRIDE 16
     for (int block = 0; block < reductionBlocks; ++block, a += aStep, w += 512) {
         for (int line = 0; line < lines; ++line, ahead += 16) FETCH_SOON(ahead);
+#if DIRECT && FETCHES
+        if (target.isNew) {
+#define FETCH(p) FETCH_SOON(a + (MR + (p)) * 16);
+            EACH_PIXEL(FETCH)
+#undef FETCH
+        }
+#endif
 #pragma unroll 4
         for (int c = 0; c < 16; ++c) {
 #endif
@@ -451,6 +470,7 @@ kernel void convolution(GLOBAL_IN x, GLOBAL_IN w, GLOBAL_IN biases, GLOBAL_IN re
                         // The last tile is moved back onto existing pixels; those before it are summed again, not stored.
                         const int first = max(min(t * MR, pixelCount - MR), 0);
                         target.first = first;
+                        target.isNew = kb == kbFirst && k == 0;
                         target.low = t * MR - first;
                         target.high = MR;
                         const __global float *a = x + ((size_t)firstBlock * inputPixels + first) * 16;
