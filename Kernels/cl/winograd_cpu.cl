@@ -5,7 +5,7 @@
 // Tile t = (n*tileRows + i)*tileColumns + j gives the 4x4 outputs from (4*i, 4*j) on, from the 6x6 inputs d from
 // (4*i - paddingHeight, 4*j - paddingWidth) on; taps outside of x count as zero:
 //   V[e][c][t] = (B^T d B)[e],  M[e][k][t] = sum over c of U[k][e][c] * V[e][c][t] for each of 36 elements e,
-//   y = bias + residual + A^T M A.
+//   y = bias + residual + A^T M A, or the maxima of that in windows of 2x2, of which a tile has four.
 // In memory V is [36][B][tiles][16] and M is [36][kb][tiles][32], a cache line wider than that per e, so that the 36
 // streams of a transform do not fall on the same lines of the cache.
 //
@@ -58,12 +58,14 @@
 #define RESIDUAL 2
 #define RECTIFIED 4
 #define MASKED 8
+// And one more: y gets the maxima of whole windows of 2x2. Not with a residual.
+#define POOLED 16
 
 // Of loops over a tile's columns and rows: unrolled, they only take longer to compile.
 #define ROLLED _Pragma("unroll 1")
 
 typedef struct {
-    // x and y: extents of a plane, pixels of all images.
+    // x and y: extents of a plane, pixels of all images. Of a result that is pooled only outputPixels are y's.
     int height, width, inputPixels, outputHeight, outputWidth, outputPixels;
     int paddingHeight, paddingWidth;
     int tileRows, tileColumns, tileCount;
@@ -227,6 +229,9 @@ INLINE void multiply_tiles(const __global float *v, size_t aStep, const __global
     }
 }
 
+// The larger one; NaN before any number.
+INLINE vector larger(vector a, vector b) { return (b > a) | (b != b) ? b : a; }
+
 // The outputs of one tile for one block of output channels. y, residual, bias: that block's; m: the tile's 32 floats of
 // element 0.
 INLINE void transform_output(const __global float *m, size_t elementStride, int t, const __global float *bias,
@@ -247,7 +252,29 @@ INLINE void transform_output(const __global float *m, size_t elementStride, int 
         }
         const vector start = epilogue & BIASED ? LOAD(bias + k) : ZERO_VECTOR;
         const integer_vector exists = LANE_NUMBERS + k < channels;
-        const size_t at0 = corner + (size_t)(k / 16) * plane.outputPixels * 16 + k % 16;
+        const size_t side = (size_t)(k / 16) * plane.outputPixels * 16 + k % 16;
+        if (epilogue & POOLED) {
+            const int pooledHeight = plane.outputHeight / 2, pooledWidth = plane.outputWidth / 2;
+            ROLLED
+            for (int i = 0; i + 1 < rows; i += 2) {
+                vector upper[4], lower[4];
+                output_column(inner + 6 * i, upper, 1);
+                output_column(inner + 6 * i + 6, lower, 1);
+                const size_t row = ((size_t)n * pooledHeight + (i0 + i) / 2) * pooledWidth + j0 / 2;
+#pragma unroll
+                for (int j = 0; j < 4; j += 2) {
+                    if (j + 1 < columns) {
+                        // Bias and ReLU keep the order, and so are applied to the largest alone.
+                        vector value = larger(larger(upper[j], upper[j + 1]), larger(lower[j], lower[j + 1])) + start;
+                        if (epilogue & RECTIFIED) value = value < 0.0f ? ZERO_VECTOR : value;
+                        if (epilogue & MASKED) value = exists ? value : ZERO_VECTOR;
+                        STORE(value, y + side + (row + j / 2) * 16);
+                    }
+                }
+            }
+            continue;
+        }
+        const size_t at0 = corner + side;
         ROLLED
         for (int i = 0; i < rows; ++i) {
             vector values[4];

@@ -135,7 +135,7 @@ extension ConformanceCases {
 
     /// A convolution's epilogues with the usual windows, as far as its plane allows them.
     private static func pooled(_ geometry: ConvolutionGeometry, _ index: Int) -> [(tag: String, epilogue: Epilogue)] {
-        [(2, 0, false), (3, 1, false), (3, 0, true), (3, 0, false)].compactMap { kernel, padding, ceil in
+        [(2, 0, false), (2, 0, true), (3, 1, false), (3, 0, true), (3, 0, false)].compactMap { kernel, padding, ceil in
             var epilogue = Epilogue(bias: index % 2 == 0, relu: (index + kernel) % 3 != 0)
             let window = PoolingGeometry(
                 input: geometry.output, kernel: kernel, stride: 2, padding: padding, ceilMode: ceil)
@@ -217,6 +217,11 @@ extension ConformanceCases {
             ConformanceCase(
                 "convolutionWeightGradient.winograd.\(name)", .convolutionWeightGradient(inPlace), quick: quick),
         ]
+            + pooled(index % 2 == 0 ? inPlace : transformed, index).map {
+                ConformanceCase(
+                    "convolution.winograd.pooled.\(name).\($0.tag)",
+                    .convolution(index % 2 == 0 ? inPlace : transformed, $0.epilogue), quick: quick)
+            }
     }
 
     /// 1×1 kernels on 1×1 planes.

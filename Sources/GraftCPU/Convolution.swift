@@ -118,8 +118,7 @@ extension InstructionBinding {
             return try bindDepthwiseConvolution(geometry, bias: bias, residual: residual, epilogue)
         }
         if geometry.usesWinograd {
-            try bindWinogradConvolution(
-                geometry, weights: weights, bias: bias, residual: residual, relu: epilogue.relu)
+            try bindWinogradConvolution(geometry, weights: weights, bias: bias, residual: residual, epilogue)
             if let activation = epilogue.furtherActivation {
                 appendActivation(geometry.output, activation, UnsafePointer(try self.output(0)), try self.output(0))
             }

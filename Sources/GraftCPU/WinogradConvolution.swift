@@ -77,6 +77,8 @@ struct WinogradProduct {
     var weights: UnsafePointer<Float>
     var output: UnsafeMutablePointer<Float>
     var outputShape: ActivationShape
+    /// What is stored of the output: the output, or the maxima of its windows of 2×2.
+    var storedShape: ActivationShape
     var bias: UnsafePointer<Float>?
     var residual: UnsafePointer<Float>?
     var relu: Bool
@@ -104,7 +106,7 @@ extension InstructionBinding {
     /// Forward: weight and bias as in ``bindConvolution(_:_:)``.
     mutating func bindWinogradConvolution(
         _ geometry: ConvolutionGeometry, weights: UnsafePointer<Float>, bias: UnsafePointer<Float>?,
-        residual: UnsafePointer<Float>?, relu: Bool
+        residual: UnsafePointer<Float>?, _ epilogue: Epilogue
     ) throws(DeviceError) {
         let plan = geometry.winogradPlan(registerRows: kernels.tileRows)
         var transformedWeights = weights
@@ -119,7 +121,8 @@ extension InstructionBinding {
             WinogradProduct(
                 source: try input(0), sourceShape: geometry.input, firstRow: -geometry.paddingHeight,
                 firstColumn: -geometry.paddingWidth, weights: transformedWeights, output: try output(0),
-                outputShape: geometry.output, bias: bias, residual: residual, relu: relu,
+                outputShape: geometry.output, storedShape: epilogue.maxPooling?.output ?? geometry.output, bias: bias,
+                residual: residual, relu: epilogue.relu,
                 transformed: plan.isFused
                     ? nil : try workspace(floatCount: weightFloats + plan.workspaceFloatCount) + weightFloats),
             plan)
@@ -151,7 +154,8 @@ extension InstructionBinding {
             WinogradProduct(
                 source: try input(0), sourceShape: geometry.output, firstRow: geometry.paddingHeight - 2,
                 firstColumn: geometry.paddingWidth - 2, weights: UnsafePointer(workspace), output: try output(0),
-                outputShape: geometry.input, bias: nil, residual: addend ? try input(2) : nil, relu: false,
+                outputShape: geometry.input, storedShape: geometry.input, bias: nil,
+                residual: addend ? try input(2) : nil, relu: false,
                 transformed: plan.isFused ? nil : workspace + blocking.elementCount),
             plan)
     }
@@ -194,6 +198,7 @@ extension InstructionBinding {
         guard plan.tileCount > 0 else { return }
         let source = product.sourceShape
         let output = product.outputShape
+        let stored = product.storedShape
         let outputBlocks = plan.outputBlockCount
         let weightBlockFloats = 36 * plan.inputBlockCount * 512
         let lastQuads = (source.channels - (plan.inputBlockCount - 1) * 16 + 3) / 4
@@ -236,14 +241,14 @@ extension InstructionBinding {
             _ band: Int, _ block: Int, _ products: UnsafePointer<Float>, _ scratch: UnsafeMutablePointer<Float>
         ) {
             let blockCount = min(2, output.blocks - block * 2)
-            let place = block * 2 * output.blockFloats
+            let place = block * 2 * stored.blockFloats
             kernels.winogradOutput(
                 WinogradOutput(
                     products: products, productStride: plan.productStride, capacity: plan.capacity,
                     tileRows: plan.tileRows, tileColumns: plan.tileColumns, outputHeight: output.height,
-                    outputWidth: output.width, blockCount: blockCount,
+                    outputWidth: output.width, isPooled: stored != output, blockCount: blockCount,
                     epilogue: BandEpilogue(
-                        output: product.output + place, blockStride: output.blockFloats,
+                        output: product.output + place, blockStride: stored.blockFloats,
                         bias: product.bias.map { $0 + block * 32 }, residual: product.residual.map { $0 + place },
                         relu: product.relu, pixelOffsets: nil),
                     scratch: scratch),

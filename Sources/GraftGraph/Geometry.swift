@@ -89,13 +89,20 @@ package struct ConvolutionGeometry: Hashable, Sendable {
     /// in any case.
     package var canReadCompactInput: Bool { hasFewInputChannels && method == .direct }
 
-    /// Whether its result can be pooled where it is made, a band of rows at a time: a first layer, whose result is the
-    /// largest of a network, and windows that overlap by little, since rows that two bands need are computed twice.
+    /// Whether its result can be pooled where it is made. Winograd's tiles of 4×4 hold whole windows of 2×2; a first layer,
+    /// whose result is the largest of a network, is pooled a band of rows at a time, with windows that overlap by little,
+    /// since rows that two bands need are computed twice.
     package func canPool(_ pooling: PoolingGeometry, _ epilogue: Epilogue) -> Bool {
-        input.isCompact && canReadCompactInput && pooling.input == output && pooling.kernelHeight == pooling.kernelWidth
-            && (2...3).contains(pooling.kernelHeight) && pooling.strideHeight == pooling.strideWidth
-            && pooling.strideHeight >= 2 && pooling.paddingHeight == pooling.paddingWidth && pooling.dilation == 1
-            && pooling.output.pixelCount > 0 && !epilogue.residual && epilogue.furtherActivation == nil
+        guard pooling.input == output, pooling.kernelHeight == pooling.kernelWidth,
+            pooling.strideHeight == pooling.strideWidth, pooling.paddingHeight == pooling.paddingWidth,
+            pooling.dilation == 1, pooling.output.pixelCount > 0, !epilogue.residual, epilogue.furtherActivation == nil
+        else { return false }
+        if method != .direct, canUseWinograd {
+            return pooling.kernelHeight == 2 && pooling.strideHeight == 2 && pooling.paddingHeight == 0
+                && pooling.output.height == output.height / 2 && pooling.output.width == output.width / 2
+        }
+        return input.isCompact && canReadCompactInput && (2...3).contains(pooling.kernelHeight)
+            && pooling.strideHeight >= 2
     }
 
     /// One filter per channel: kernels of their own run it.

@@ -12,6 +12,9 @@
         /// Transformed weights that are read again for every group: what a share of the last-level cache holds.
         private static let groupWeightByteCount = 3 << 20
 
+        /// Of the epilogue's bits: windows of 2×2 are stored.
+        private static let pooledBit = 16
+
         /// V and M of one chunk of tiles in three kernels.
         private static let chunkByteCount = 20 << 20
 
@@ -63,12 +66,16 @@
         private static func vFloats(_ blocks: Int, _ tiles: Int) -> Int { 36 * (blocks * tiles | 1) * 16 }
         private static func mFloats(_ kbCount: Int, _ tiles: Int) -> Int { 36 * (kbCount * tiles * 32 + 16) }
 
-        private static func plane(_ geometry: ConvolutionGeometry) -> [KernelArgument] {
+        /// `stored`: what lies in memory of the result where that is pooled.
+        private static func plane(
+            _ geometry: ConvolutionGeometry, stored: ActivationShape? = nil
+        ) -> [KernelArgument] {
             let output = geometry.output
+            let stored = stored ?? output
             let perImage = geometry.winogradTileCount
             return integers(
                 geometry.input.height, geometry.input.width, geometry.input.batch * geometry.input.pixelCount,
-                output.height, output.width, output.batch * output.pixelCount, geometry.paddingHeight,
+                output.height, output.width, stored.batch * stored.pixelCount, geometry.paddingHeight,
                 geometry.paddingWidth, perImage.rows, perImage.columns, output.batch * perImage.rows * perImage.columns)
         }
 
@@ -125,8 +132,10 @@
             // One size where tiles are small anyway: each is a program.
             let tile = vectorWidth == 16 ? tilePixels(tileCount) : tilePixels
             let output = geometry.output
-            let plane = Self.plane(geometry)
-            let bits = Self.epilogueBits(epilogue, channels: output.channels)
+            let plane = Self.plane(geometry, stored: epilogue.maxPooling?.output)
+            let bits =
+                Self.epilogueBits(epilogue, channels: output.channels)
+                | (epilogue.maxPooling == nil ? 0 : Self.pooledBit)
             // An absent operand is replaced by one that is not read in its place.
             let addends = [bias ?? transformed, residual ?? transformed]
             // Fewer tiles per group than this would read the transformed weights too often.

@@ -281,6 +281,38 @@ extension Program {
         #expect(try convolution(all, "conv1").0.input.isCompact)
     }
 
+    @Test func winogradPoolsWholeWindowsOfItsTiles() throws {
+        func pools(
+            _ layer: Layer = .maxPooling(kernel: 2, stride: 2), side: Int = 8, exact: Bool = false,
+            trainable: [String]? = nil
+        ) throws -> Bool {
+            var graph = Graph()
+            var x = graph.add("input", .input(channels: 16))
+            x = graph.add("conv", .convolution(ConvolutionLayer(16, 16, kernel: 3, padding: 1)), x)
+            x = graph.add("relu", .relu, x)
+            x = graph.add("pool", layer, x)
+            x = graph.add("avgpool", .adaptiveAveragePooling(height: 1, width: 1), x)
+            x = graph.add("flatten", .flatten, x)
+            _ = graph.add("fc", .linear(inputFeatures: 16, outputFeatures: 2), x)
+            var options = LoweringOptions(
+                batch: 8, height: side, width: side, mode: trainable == nil ? .inference : .training, input: .tensor)
+            if let trainable { options.cohorts = [trainable] }
+            options.allowsWinograd = !exact
+            let program = try Program(graph, options)
+            #expect(program.count(.convolution) == 2)
+            return program.count(.maxPooling) == 0
+        }
+        #expect(try pools())
+        // The last row and column of an odd plane are in no window, or in one that is cut.
+        #expect(try pools(side: 9))
+        #expect(try pools(.maxPooling(kernel: 2, stride: 2, ceilMode: true)))
+        #expect(try !pools(.maxPooling(kernel: 2, stride: 2, ceilMode: true), side: 9))
+        #expect(try !pools(.maxPooling(kernel: 3, stride: 2)))
+        #expect(try !pools(.maxPooling(kernel: 2, stride: 2, padding: 1)))
+        #expect(try !pools(exact: true))
+        #expect(try !pools(trainable: ["conv.weight", "conv.bias", "fc.weight", "fc.bias"]))
+    }
+
     @Test func anImageThatOthersReadIsPadded() throws {
         func isCompact(_ second: ConvolutionLayer, outputs: [String] = []) throws -> Bool {
             let program = try program(pooledGraph(second: second), mode: .inference, outputs: outputs)

@@ -2399,22 +2399,53 @@ func winogradOutput(_ output: WinogradOutput, _ first: Int, _ count: Int) {
             let firstColumn = position.column * 4
             let rows = min(4, output.outputHeight - firstRow)
             let columns = min(4, width - firstColumn)
-            var pixel = place + ((position.image * output.outputHeight + firstRow) * width + firstColumn) * 16
-            for i in 0..<rows {
-                let h = half + i * 6 * vectorWidth
-                let t = outputTransform(
-                    load(h), load(h + vectorWidth), load(h + 2 * vectorWidth), load(h + 3 * vectorWidth),
-                    load(h + 4 * vectorWidth), load(h + 5 * vectorWidth))
-                storeOutput(epilogue, t.0, bias, pixel)
-                if columns > 1 { storeOutput(epilogue, t.1, bias, pixel + 16) }
-                if columns > 2 { storeOutput(epilogue, t.2, bias, pixel + 32) }
-                if columns > 3 { storeOutput(epilogue, t.3, bias, pixel + 48) }
-                pixel += width * 16
+            if output.isPooled {
+                var pixel = (position.image * (output.outputHeight / 2) + firstRow / 2) * (width / 2) + firstColumn / 2
+                for i in stride(from: 0, to: rows - 1, by: 2) {
+                    let upper = outputRow(half + i * 6 * vectorWidth)
+                    let lower = outputRow(half + (i + 1) * 6 * vectorWidth)
+                    // Bias and ReLU keep the order, and so are applied to the largest alone.
+                    if columns > 1 {
+                        storeOutput(
+                            epilogue, larger(larger(upper.0, upper.1), larger(lower.0, lower.1)), bias,
+                            place + pixel * 16)
+                    }
+                    if columns > 3 {
+                        storeOutput(
+                            epilogue, larger(larger(upper.2, upper.3), larger(lower.2, lower.3)), bias,
+                            place + (pixel + 1) * 16)
+                    }
+                    pixel += width / 2
+                }
+            } else {
+                var pixel = place + ((position.image * output.outputHeight + firstRow) * width + firstColumn) * 16
+                for i in 0..<rows {
+                    let t = outputRow(half + i * 6 * vectorWidth)
+                    storeOutput(epilogue, t.0, bias, pixel)
+                    if columns > 1 { storeOutput(epilogue, t.1, bias, pixel + 16) }
+                    if columns > 2 { storeOutput(epilogue, t.2, bias, pixel + 32) }
+                    if columns > 3 { storeOutput(epilogue, t.3, bias, pixel + 48) }
+                    pixel += width * 16
+                }
             }
             m += 2 * vectorWidth
             position.advance(output.tileRows, output.tileColumns)
         }
     }
+}
+
+/// One row of a tile's outputs, of six sums that lie behind each other.
+@inline(__always)
+private func outputRow(_ half: UnsafePointer<Float>) -> (Vector, Vector, Vector, Vector) {
+    outputTransform(
+        load(half), load(half + vectorWidth), load(half + 2 * vectorWidth), load(half + 3 * vectorWidth),
+        load(half + 4 * vectorWidth), load(half + 5 * vectorWidth))
+}
+
+/// The larger one; NaN before any number.
+@inline(__always)
+private func larger(_ a: Vector, _ b: Vector) -> Vector {
+    a.replacing(with: b, where: (b .> a) .| (b .!= b))
 }
 
 @inline(__always)

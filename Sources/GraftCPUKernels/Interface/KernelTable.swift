@@ -404,7 +404,8 @@ package struct WinogradProducts {
     }
 }
 
-/// Transforms a band's products back and stores the 4×4 outputs of each tile that exist.
+/// Transforms a band's products back and stores the 4×4 outputs of each tile that exist, or the maxima of their whole
+/// windows of 2×2.
 package struct WinogradOutput {
     /// What `winogradProducts` wrote.
     package var products: UnsafePointer<Float>
@@ -416,6 +417,8 @@ package struct WinogradOutput {
     package var tileColumns: Int
     package var outputHeight: Int
     package var outputWidth: Int
+    /// Whether the windows' maxima are stored; without a residual then.
+    package var isPooled: Bool
     package var blockCount: Int
     /// `output` and `residual` at pixel 0 of the first image; without offsets.
     package var epilogue: BandEpilogue
@@ -424,7 +427,7 @@ package struct WinogradOutput {
 
     package init(
         products: UnsafePointer<Float>, productStride: Int, capacity: Int, tileRows: Int, tileColumns: Int,
-        outputHeight: Int, outputWidth: Int, blockCount: Int, epilogue: BandEpilogue,
+        outputHeight: Int, outputWidth: Int, isPooled: Bool, blockCount: Int, epilogue: BandEpilogue,
         scratch: UnsafeMutablePointer<Float>
     ) {
         self.products = products
@@ -434,6 +437,7 @@ package struct WinogradOutput {
         self.tileColumns = tileColumns
         self.outputHeight = outputHeight
         self.outputWidth = outputWidth
+        self.isPooled = isPooled
         self.blockCount = blockCount
         self.epilogue = epilogue
         self.scratch = scratch
