@@ -244,7 +244,8 @@ extension InstructionBinding {
                             relu: product.relu, pixelOffsets: product.isContiguous ? nil : UnsafePointer(offsets)),
                         tile: scratch,
                         following: isFetching && block + 1 < outputBlocks
-                            ? product.weights + (block + 1) * weightBlockFloats : nil))
+                            ? product.weights + (block + 1) * weightBlockFloats : nil,
+                        readsNewInput: isDirect && block == piece * blocksPerPiece))
                 if let activation {
                     for half in 0..<min(2, totalOutputBlocks - block * 2) {
                         let written = product.output + (place + half * outputBlockFloats)

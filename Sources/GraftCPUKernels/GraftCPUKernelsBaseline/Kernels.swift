@@ -99,8 +99,15 @@ struct Fetch {
         _ product: BandProduct, _ first: UnsafePointer<Float>, _ weights: UnsafePointer<Float>,
         _ result: UnsafeMutablePointer<Float>, _ pitch: Int = 2 * vectorWidth, second: Int = vectorWidth,
         bias: UnsafePointer<Float>? = nil, residual: UnsafePointer<Float>? = nil, relu: Bool = false,
-        sums: UnsafePointer<Float>? = nil, fetch: Fetch = Fetch()
+        sums: UnsafePointer<Float>? = nil, fetch: Fetch = Fetch(), newLines: Int = 0
     ) {
+        // What is added comes in while the products are summed.
+        if let residual {
+            for row in 0..<14 {
+                graft_fetch_soon(residual + row * pitch)
+                graft_fetch_soon(residual + row * pitch + second)
+            }
+        }
         var c0a = Vector.zero, c0b = Vector.zero
         var c1a = Vector.zero, c1b = Vector.zero
         var c2a = Vector.zero, c2b = Vector.zero
@@ -159,6 +166,7 @@ struct Fetch {
                     graft_fetch_soon(ahead)
                     ahead = ahead.map { $0 + 16 }
                 }
+                for line in 0..<newLines { graft_fetch_soon(a + (14 + line) * 16) }
                 repeat {
                     do {
                         let wa = load(w + 0 + 0 * vectorWidth)
@@ -1000,8 +1008,12 @@ struct Fetch {
     func tile6x2(
         _ product: BandProduct, _ first: UnsafePointer<Float>, _ weights: UnsafePointer<Float>,
         _ result: UnsafeMutablePointer<Float>, _ pitch: Int = 2 * vectorWidth, bias: UnsafePointer<Float>? = nil,
-        residual: UnsafePointer<Float>? = nil, relu: Bool = false, fetch: Fetch = Fetch()
+        residual: UnsafePointer<Float>? = nil, relu: Bool = false, fetch: Fetch = Fetch(), newLines: Int = 0
     ) {
+        // What is added comes in while the products are summed.
+        if let residual {
+            for row in 0..<6 { graft_fetch_soon(residual + row * pitch) }
+        }
         var c0a = Vector.zero, c0b = Vector.zero
         var c1a = Vector.zero, c1b = Vector.zero
         var c2a = Vector.zero, c2b = Vector.zero
@@ -1036,6 +1048,7 @@ struct Fetch {
                     graft_fetch_soon(ahead)
                     ahead = ahead.map { $0 + 16 }
                 }
+                for line in 0..<newLines { graft_fetch_soon(a + (6 + line) * 16) }
                 repeat {
                     do {
                         let wa = load(w + 0 + 0 * vectorWidth)
@@ -1260,6 +1273,7 @@ func bandProduct(_ product: BandProduct) {
             return
         }
         let tiles = (count + 13) / 14
+        let newLines = product.readsNewInput ? 14 : 0
         // Where weights come from far away, a few input blocks' at a time: they stay in the first-level cache through all
         // tiles, and the next come in meanwhile.
         let isParted =
@@ -1288,13 +1302,14 @@ func bandProduct(_ product: BandProduct) {
                             part, first + pixel * 16, weights, epilogue.output + pixel * 16, 16,
                             second: epilogue.blockStride, bias: epilogue.bias,
                             residual: epilogue.residual.map { $0 + pixel * 16 }, relu: epilogue.relu, sums: begun,
-                            fetch: fetch)
+                            fetch: fetch, newLines: newLines)
                         continue
                     }
                     if count - pixel <= 8 {
                         tile8x2(part, first + pixel * 16, weights, sums, sums: begun, fetch: fetch)
                     } else {
-                        tile14x2(part, first + pixel * 16, weights, sums, sums: begun, fetch: fetch)
+                        tile14x2(
+                            part, first + pixel * 16, weights, sums, sums: begun, fetch: fetch, newLines: newLines)
                     }
                     if isLast { storeTile(epilogue, sums, pixel, min(14, count - pixel), 0, 2) }
                 }
@@ -1305,6 +1320,7 @@ func bandProduct(_ product: BandProduct) {
         let laneStep = 2 * vectorWidth
         let lanes = product.blockCount * 16 / laneStep
         let tiles = (count + 5) / 6
+        let newLines = product.readsNewInput ? 6 : 0
         if product.innerCount >= 8, product.outerCount * product.innerCount >= 32, product.weightSkip == 0,
             tiles * lanes * 6 * laneStep <= bandTileFloats
         {
@@ -1329,7 +1345,7 @@ func bandProduct(_ product: BandProduct) {
                                 tile + (lane * tiles + index) * 6 * laneStep,
                                 fetch: Fetch(
                                     following, blocks: part.innerCount, index: lane * tiles + index,
-                                    of: lanes * tiles))
+                                    of: lanes * tiles), newLines: lane == 0 ? newLines : 0)
                         }
                     }
                     weights += part.innerCount * 512
@@ -1355,7 +1371,8 @@ func bandProduct(_ product: BandProduct) {
                     tile6x2(
                         product, product.a + pixel * 16, product.weights + lane,
                         epilogue.output + (place + pixel * 16), 16, bias: bias,
-                        residual: epilogue.residual.map { $0 + (place + pixel * 16) }, relu: epilogue.relu)
+                        residual: epilogue.residual.map { $0 + (place + pixel * 16) }, relu: epilogue.relu,
+                        newLines: lane == 0 ? newLines : 0)
                     pixel += 6
                 }
             }

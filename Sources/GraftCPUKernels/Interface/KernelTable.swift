@@ -30,11 +30,13 @@ package struct BandProduct {
     package var accumulates = false
     /// The weights that are read after these, fetched meanwhile; nil where a cache holds all of them.
     package var following: UnsafePointer<Float>?
+    /// Whether no block of output channels has read this input before: each tile fetches the next one's meanwhile.
+    package var readsNewInput: Bool
 
     package init(
         a: UnsafePointer<Float>, outerCount: Int, outerStride: Int, innerCount: Int, innerStride: Int, lastQuads: Int,
         pixelCount: Int, weights: UnsafePointer<Float>, weightSkip: Int = 0, blockCount: Int, epilogue: BandEpilogue,
-        tile: UnsafeMutablePointer<Float>, following: UnsafePointer<Float>? = nil
+        tile: UnsafeMutablePointer<Float>, following: UnsafePointer<Float>? = nil, readsNewInput: Bool = false
     ) {
         self.a = a
         self.outerCount = outerCount
@@ -49,6 +51,7 @@ package struct BandProduct {
         self.epilogue = epilogue
         self.tile = tile
         self.following = following
+        self.readsNewInput = readsNewInput
     }
 }
 
